@@ -1,0 +1,117 @@
+"""Polling: one page of events, at once or when there is something in it.
+
+The same handlers serve inside the relay and alone on a function (`fallback.app`); they differ in how they wait.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from litestar import Request, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.response import Response
+
+from fallback import described
+from fallback.page import Page, body, cache_control, etag, pace_ms, read_page
+from relay.answers import json_answer
+from relay.cursor import Cursor, Place
+from relay.guard import COOKIES, Guard, header
+from relay.log import Log
+from relay.query import Position, ReadQuery, parse_read
+from relay.span import Gap
+from relay.topic import parse_topic, tag_of
+
+import msgspec
+
+VARY = "Origin, Authorization, Cookie, Last-Event-ID"
+
+# Waits until the topics may have something after these places, or the time is over.
+Wait = Callable[[dict[int, Place], float], Awaitable[None]]
+
+
+class Observer(Protocol):
+    """Who counts pages."""
+
+    def paged(self, verdict: str, status: int) -> None: ...
+    def gap(self, gap: Gap) -> None: ...
+
+
+class Waiting(Protocol):
+    """How to wait for topics. Entered before the first read, so that nothing comes unseen between a read and a wait."""
+
+    def __call__(self, topics: Iterable[str], who: str) -> AbstractAsyncContextManager[Wait]: ...
+
+
+def poll_handlers(
+    guard: Guard, log: Log, waiting: Waiting, observer: Observer, load: Callable[[], float]
+) -> list[HTTPRouteHandler]:
+    async def answer(request: Request[Any, Any, Any], version: str, topic: str | None) -> Response[bytes]:
+        scope: Any = request.scope
+        query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"))
+        identity = guard.may_read(scope, query.topics)
+        who = identity.sub or guard.address(scope)
+        page = await wait_for_page(log, query, waiting, who) if query.wait_s else await read_page(log, query)
+        for gap in page.gaps:
+            observer.gap(gap)
+        tag = etag(query, page)
+        headers = {
+            "etag": tag,
+            "cache-control": cache_control(query, page, anonymous=is_anonymous(scope, guard, query)),
+            "vary": VARY,
+        }
+        if tag in [part.strip().removeprefix("W/") for part in header(scope, b"if-none-match").split(",")]:
+            observer.paged(page.resume, 304)
+            return Response(b"", status_code=304, headers=headers)
+        observer.paged(page.resume, 200)
+        return json_answer(body(query, log, page, pace_ms(query, page, load())), headers=headers)
+
+    @get(
+        "/stream/{collection:str}/{kind:str}/{ident:str}/{version:str}/poll",
+        operation_class=described.POLL_TOPIC,
+    )
+    async def poll_topic(request: Request[Any, Any, Any]) -> Response[bytes]:
+        parts = request.path_params
+        topic = parse_topic(f"{parts['collection']}/{parts['kind']}/{parts['ident']}")
+        return await answer(request, parts["version"], topic)
+
+    @get("/stream/{version:str}/poll", operation_class=described.POLL)
+    async def poll(request: Request[Any, Any, Any]) -> Response[bytes]:
+        return await answer(request, request.path_params["version"], None)
+
+    return [poll_topic, poll]
+
+
+def is_anonymous(scope: Any, guard: Guard, query: ReadQuery) -> bool:
+    """Whether the answer depends on nobody: public topics, and no credential that might have opened more."""
+    cookie = header(scope, b"cookie")
+    return (
+        all(guard.public.match(topic) for topic in query.topics)
+        and not header(scope, b"authorization")
+        and b"token=" not in scope["query_string"]
+        and not any(name in cookie for name in COOKIES)
+    )
+
+
+async def wait_for_page(log: Log, query: ReadQuery, waiting: Waiting, who: str) -> Page:
+    """The first page with something in it, or an empty one when the time is over.
+
+    What the filter hides, or other topics, move the cursor, so each look goes on from where the last one ended.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + query.wait_s
+    async with waiting(query.topics, who) as wait:
+        page = await read_page(log, query)
+        resume = page.resume
+        while page.silent() and (left_s := deadline - loop.time()) > 0:
+            await wait(page.places, left_s)
+            page = await read_page(log, onward(query, page))
+    # The answer is for where the client asked from: that it waited doesn't make a first page a resumed one.
+    return msgspec.structs.replace(page, resume=resume) if page.resume == "exact" else page
+
+
+def onward(query: ReadQuery, page: Page) -> ReadQuery:
+    """The same question, from where a page ended."""
+    tag = tag_of(query.topics[0]) if page.n is not None else ""
+    position = msgspec.structs.replace(query.position, cursor=Cursor(page.places, page.n, tag), reset=False)
+    return msgspec.structs.replace(query, position=position)

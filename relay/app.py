@@ -1,0 +1,194 @@
+"""Builds the app: the one place where the parts meet."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+
+import relay
+from fallback.poll import Wait, poll_handlers
+from relay.admission import Admission
+from relay.answers import answer_error
+from relay.cursor import Place
+from relay.edge import Edge, Receive, Send
+from relay.endpoints.live import Admitted, Refusal, live_handlers
+from relay.endpoints.publish import publish_handlers
+from relay.endpoints.status import Status, status_handlers
+from relay.errors import TooMany
+from relay.follow import Pace, Streams, refuse
+from relay.guard import Guard
+from relay.hub import Hub
+from relay.log import Log
+from relay.logs import set_up_logs
+from relay.metrics import Metrics
+from relay.publishing import retention_of
+from relay.settings import Settings, read_settings
+from relay.tail import Tail
+
+logger = logging.getLogger("relay")
+
+
+class Relay:
+    """The parts of one process, joined."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.log = Log(settings.valkey_url, settings.shards, retention_of(settings))
+        self.hub = Hub(settings.shards)
+        self.metrics = Metrics()
+        self.admission = Admission(settings.max_streams, settings.max_streams_per_sub)
+        pace = Pace(settings.heartbeat_seconds, settings.stream_max_seconds, settings.send_seconds)
+        self.streams = Streams(self.log, self.hub, pace, self.metrics)
+        self.tails = [Tail(self.log, self.hub, shard, self.metrics) for shard in range(settings.shards)]
+        self.status = Status(self.log, self.hub, self.tails, self.admission)
+        self.guard = guard_of(settings)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def app(self) -> Edge:
+        settings = self.settings
+        litestar = Litestar(
+            [
+                *live_handlers(self.guard, self.log),
+                *poll_handlers(self.guard, self.log, self.waiting, self.metrics, self.load),
+                *publish_handlers(self.guard, self.log, self.metrics, settings.max_event_bytes),
+                *status_handlers(self.guard, self.status, self.metrics, settings.metrics_token, lambda: self.streams.draining),
+            ],
+            lifespan=[self.lifespan],
+            exception_handlers={Exception: answer_error},
+            openapi_config=OpenAPIConfig("Edge Relay", relay.__version__, render_plugins=[JsonRenderPlugin()]),
+            logging_config=None,
+        )
+        return Edge(litestar, self.guard, self.run_stream)
+
+    async def run_stream(self, stream: Any, headers: list[tuple[bytes, bytes]], receive: Receive, send: Send) -> None:
+        """What an admitted reader gets; a refusal is told so that an EventSource comes back."""
+        if isinstance(stream, Refusal):
+            return await refuse(send, stream.reason, headers)
+        assert isinstance(stream, Admitted)
+        try:
+            with self.admission.hold(stream.who):
+                await self.streams.run(stream, headers, receive, send)
+        except TooMany as problem:
+            self.metrics.refused.labels(problem.code).inc()
+            await refuse(send, "busy", headers)
+
+    def load(self) -> float:
+        return self.admission.held / self.admission.most
+
+    @asynccontextmanager
+    async def waiting(self, topics: Iterable[str], who: str) -> AsyncIterator[Wait]:
+        """Polls wait for the hub, and take a place as a stream does."""
+        with self.admission.hold(who):
+            event = self.hub.watch(topics)
+
+            async def wait(places: dict[int, Place], wait_s: float) -> None:
+                if self.streams.draining:
+                    return
+                try:
+                    async with asyncio.timeout(wait_s):
+                        await event.wait()
+                except TimeoutError:
+                    return
+                event.clear()
+
+            try:
+                yield wait
+            finally:
+                self.hub.unwatch(topics, event)
+
+    # Life
+
+    @asynccontextmanager
+    async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        draining: asyncio.Task[None] | None = None
+
+        def drain() -> None:
+            nonlocal draining
+            draining = draining or loop.create_task(self.drain())
+
+        restore = on_signals(lambda: loop.call_soon_threadsafe(drain))
+        self._start(*(tail.run() for tail in self.tails), self.streams.beat(), self._tick())
+        try:
+            yield
+        finally:
+            restore()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.log.close()
+
+    def _start(self, *jobs: Coroutine[Any, Any, None]) -> None:
+        for job in jobs:
+            task = asyncio.create_task(job)
+            task.add_done_callback(end_on_failure)
+            self._tasks.append(task)
+
+    async def _tick(self) -> None:
+        """Once a second, what counts elsewhere goes into the metrics."""
+        while True:
+            hub, tails, metrics = self.hub.statistics(), [tail.statistics() for tail in self.tails], self.metrics
+            metrics.connections.set(hub.readers)
+            metrics.behind.set(hub.behind)
+            metrics.topics.set(hub.topics)
+            metrics.waiting_polls.set(self.admission.held - hub.readers)
+            metrics.log_up.set(all(tail.connected for tail in tails))
+            metrics.tail_lag.set(max((tail.lag_ms or 0 for tail in tails), default=0) / 1000)
+            metrics.totals(hub.deliveries, hub.events)
+            self.status.tick()
+            await asyncio.sleep(1)
+
+    async def drain(self) -> None:
+        """The server was asked to stop, and waits for its streams: they are ended, spread over the time there is."""
+        statistics = self.hub.statistics()
+        logger.info("stopping: %d streams end within %g s", statistics.readers, self.settings.drain_seconds)
+        await self.streams.drain(self.settings.drain_seconds)
+
+
+def on_signals(act: Callable[[], object]) -> Callable[[], None]:
+    """Calls `act` at SIGTERM and SIGINT, beside whatever the server does at them.
+
+    `signal.signal`, since the loop's own `add_signal_handler` would replace the server's. Off the main thread (tests) there
+    are no signals.
+    """
+    try:
+        before = {number: signal.signal(number, lambda *_: act()) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:
+        return lambda: None
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    return restore
+
+
+def end_on_failure(task: asyncio.Task[None]) -> None:
+    """A process without its tail or its clock serves nobody: it ends, and its launcher starts another."""
+    if not task.cancelled() and task.exception():
+        logger.critical("a task of the process failed", exc_info=task.exception())
+        signal.raise_signal(signal.SIGTERM)
+
+
+def guard_of(settings: Settings) -> Guard:
+    return Guard(
+        settings.verifier(),
+        query_token=settings.query_token,
+        public=settings.public_topics,
+        subscription=settings.subscription,
+        origins=settings.allowed_origins,
+        trusted_proxies=settings.trusted_proxies,
+    )
+
+
+def create_app() -> Edge:
+    """What each worker of the server runs."""
+    settings = read_settings()
+    set_up_logs(settings.log_format)
+    return Relay(settings).app()

@@ -1,0 +1,136 @@
+"""The command line: `relay serve`, `demo`, `token`, `publish`, `tail`.
+
+Exit codes: 0 done; 1 it failed (the log is away, an event was refused); 2 wrong arguments or settings.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+
+import relay
+from relay.errors import LogUnavailable, RelayError, SettingsError
+from relay.event import DEFAULT_NAME
+from relay.logs import set_up_logs
+from relay.settings import read_settings, unknown_names
+
+EXAMPLES = """examples:
+  relay demo                                             everything, with made-up events and nothing to configure
+  export RELAY_JWT_SECRET=$(openssl rand -base64 48)
+  relay serve                                            http://127.0.0.1:8080, on an embedded Valkey
+  relay token --sub ada --subscribe 'rounds/**'          a token for a reader
+  relay publish rounds/ROULETTE/123 --data '{"n":25}'    one event
+  relay publish rounds/ROULETTE/123 - < events.ndjson    one event a line, in order
+  relay tail rounds/ROULETTE/123                         events as they come, resuming by itself
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        sys.exit(command(options))
+    except SettingsError as error:
+        for mistake in error.mistakes:
+            print(f"relay: {mistake}", file=sys.stderr)
+        sys.exit(2)
+    except LogUnavailable as error:
+        print(f"relay: the log is away: {error}", file=sys.stderr)
+        sys.exit(1)
+    except RelayError as error:
+        print(f"relay: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # `relay tail … | head` has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "relay",
+        description="Live events for browsers, by Server-Sent Events and by polling, from one log.",
+        epilog=EXAMPLES + "\nSettings come from the environment: see the README.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"relay {relay.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], help: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=command)
+        return sub
+
+    add("serve", run_serve, "serve streams, pages and publishing", "RELAY_JWT_SECRET=$(openssl rand -base64 48) relay serve")
+    add("demo", run_demo, "all of it, with an embedded Valkey and made-up events; prints what to try", "relay demo")
+
+    token = add("token", run_token, "make a token, signed with RELAY_JWT_SECRET, and print it", "relay token --sub ada --subscribe 'rounds/**'")
+    token.add_argument("--sub", required=True, help="who it is for")
+    token.add_argument("--subscribe", nargs="+", action="extend", default=[], metavar="P", help="patterns of topics to read")
+    token.add_argument("--publish", nargs="+", action="extend", default=[], metavar="P", help="patterns of topics to publish to")
+    token.add_argument("--admin", nargs="+", action="extend", default=[], metavar="A", help="status")
+    token.add_argument("--inactive", action="store_true", help="without an active subscription")
+    token.add_argument("--ttl", type=int, default=3600, metavar="S", help="seconds until it ends (default: 3600)")
+
+    publish = add("publish", run_publish, "append events to a topic", "relay publish rounds/ROULETTE/123 --data '{\"number\":25}'")
+    publish.add_argument("topic", help="collection/type/id")
+    publish.add_argument("lines", nargs="?", choices=["-"], help="read standard input: each line is one event's data")
+    publish.add_argument("--data", metavar="JSON", help="one event's data")
+    publish.add_argument("--event", default=DEFAULT_NAME, help=f"the events' name (default: {DEFAULT_NAME})")
+    publish.add_argument("--key", help="idempotency key of one event: repeating it appends nothing")
+
+    tail = add("tail", run_tail, "print a topic's events as they come; resumes by itself", "relay tail rounds/ROULETTE/123 --cursor earliest")
+    tail.add_argument("topic", help="collection/type/id")
+    tail.add_argument("--cursor", default="now", help="where to begin: a cursor, now (default) or earliest")
+    tail.add_argument("--count", type=int, metavar="N", help="end after N events")
+    tail.add_argument("--json", action="store_true", help="print whole events with id, n and ts, not their data alone")
+    return parser
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    from relay.server import serve
+
+    settings = read_settings()
+    set_up_logs(settings.log_format)
+    for line in unknown_names():
+        print(f"relay: {line}", file=sys.stderr)
+    serve(settings)
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    from relay.demo import demo
+
+    demo()
+    return 0
+
+
+def run_token(options: argparse.Namespace) -> int:
+    from relay.terminal import make_token
+
+    print(make_token(options, read_settings(needs_key=True)))
+    return 0
+
+
+def run_publish(options: argparse.Namespace) -> int:
+    from relay.terminal import publish
+
+    if (options.data is None) == (options.lines is None):
+        raise SettingsError(["publish one event with --data JSON, or the lines of standard input with -"])
+    if options.lines and options.key:
+        raise SettingsError(["--key is for one event: it can't be that of every line"])
+    return asyncio.run(publish(options))
+
+
+def run_tail(options: argparse.Namespace) -> int:
+    from relay.terminal import tail
+
+    return asyncio.run(tail(options))

@@ -1,0 +1,78 @@
+"""Live streams: who may have one, and where it begins. `relay.follow` serves it once Litestar is done."""
+
+from typing import Any
+
+from litestar import Request, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.response import Response
+
+from relay.answers import answer_error
+from relay.edge import Hold
+from relay.endpoints import described
+from relay.errors import Problem
+from relay.follow import Start
+from relay.guard import Guard, header
+from relay.log import Log
+from relay.query import ReadQuery, parse_read, places_of
+from relay.topic import parse_topic
+
+
+class Refusal(Start, frozen=True):
+    """A stream that can't be had now: told in a way that an EventSource survives."""
+
+    reason: str = "busy"
+
+
+class Admitted(Start, frozen=True):
+    """A stream, and who it counts for."""
+
+    who: str = ""
+
+
+def live_handlers(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
+    def answer(request: Request[Any, Any, Any], version: str, topic: str | None) -> Response[Any]:
+        scope: Any = request.scope
+        query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"))
+        try:
+            identity = guard.may_read(scope, query.topics)
+        except Problem as problem:
+            if problem.temporary:
+                return Hold(Refusal(query.topics, version, reason="unavailable"))
+            raise
+        return Hold(
+            Admitted(
+                **begin(query, log),
+                expires_s=identity.expires_s,
+                ends_s=guard.ends_s(identity),
+                who=identity.sub or guard.address(scope),
+            )
+        )
+
+    @get(
+        "/stream/{collection:str}/{kind:str}/{ident:str}/{version:str}/live",
+        operation_class=described.LIVE_TOPIC,
+        exception_handlers={Exception: answer_error},
+    )
+    async def live_topic(request: Request[Any, Any, Any]) -> Response[Any]:
+        parts = request.path_params
+        topic = parse_topic(f"{parts['collection']}/{parts['kind']}/{parts['ident']}")
+        return answer(request, parts["version"], topic)
+
+    @get("/stream/{version:str}/live", operation_class=described.LIVE, exception_handlers={Exception: answer_error})
+    async def live(request: Request[Any, Any, Any]) -> Response[Any]:
+        return answer(request, request.path_params["version"], None)
+
+    return [live_topic, live]
+
+
+def begin(query: ReadQuery, log: Log) -> dict[str, Any]:
+    """Where the stream begins: the part of a `Start` that the query says."""
+    start: dict[str, Any] = {"topics": query.topics, "version": query.version, "names": query.names, "newest": query.newest}
+    cursor = query.position.cursor
+    if query.position.reset:
+        return {**start, "reset": True}
+    if cursor is None:
+        return start
+    places = places_of(cursor, set(log.by_shard(query.topics)))
+    n = cursor.number_on(query.topics[0]) if len(query.topics) == 1 else None
+    return {**start, "places": places, "n": n}

@@ -1,0 +1,130 @@
+"""How this process is, for people, balancers and Prometheus."""
+
+import hmac
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from litestar import Request, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.response import Response
+
+import relay
+from relay.admission import Admission
+from relay.answers import json_answer
+from relay.endpoints import described
+from relay.errors import LogUnavailable, Unauthorized
+from relay.guard import Guard, header
+from relay.hub import Hub
+from relay.log import Log
+from relay.metrics import CONTENT_TYPE, Metrics
+from relay.tail import Tail
+
+RATE_S = 10  # rates are means over so many seconds
+
+
+class Rates:
+    """Means over the last seconds, of totals that only grow. `tick` once a second."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, tuple[int, ...]]] = []
+
+    def tick(self, *totals: int) -> None:
+        self._seen = [*self._seen[-RATE_S:], (time.monotonic(), totals)]
+
+    def per_second(self) -> list[float]:
+        if len(self._seen) < 2:
+            return []
+        (began, first), (ended, last) = self._seen[0], self._seen[-1]
+        return [round((new - old) / (ended - began), 2) for old, new in zip(first, last, strict=True)]
+
+
+class Status:
+    """What the status says of this process."""
+
+    def __init__(self, log: Log, hub: Hub, tails: Sequence[Tail], admission: Admission) -> None:
+        self.log, self.hub, self.tails, self.admission = log, hub, tails, admission
+        self.rates = Rates()
+        self._started = time.monotonic()
+
+    def tick(self) -> None:
+        hub = self.hub.statistics()
+        self.rates.tick(hub.events, hub.deliveries)
+
+    async def totals(self) -> dict[str, Any]:
+        hub = self.hub.statistics()
+        tails = [tail.statistics() for tail in self.tails]
+        events, deliveries = self.rates.per_second() or (0.0, 0.0)
+        return {
+            "version": relay.__version__,
+            "uptime_s": round(time.monotonic() - self._started),
+            "connections": hub.readers,
+            "behind": hub.behind,
+            "waiting_polls": self.admission.held - hub.readers,
+            "topics": hub.topics,
+            "audiences": hub.audiences,
+            "events": hub.events,
+            "deliveries": hub.deliveries,
+            "events_per_s": events,
+            "deliveries_per_s": deliveries,
+            "tail": {
+                "connected": all(tail.connected for tail in tails),
+                "lag_ms": max((tail.lag_ms for tail in tails if tail.lag_ms is not None), default=None),
+                "restarts": sum(tail.restarts for tail in tails),
+            },
+            "valkey": "here" if all(tail.connected for tail in tails) else "away",
+        }
+
+    async def details(self) -> dict[str, Any]:
+        """What only administrators see: hosts, and the log's server."""
+        try:
+            server: dict[str, Any] | None = await self.log.describe()
+        except LogUnavailable:
+            server = None
+        kept = self.log.retention
+        return {
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "valkey_server": server,
+            "shards": self.log.shards,
+            "retention": {
+                "seconds": kept.retention_ms // 1000,
+                "topic_events": kept.topic_events,
+                "journal_events": kept.journal_events,
+            },
+            "busiest_topics": self.hub.busiest(20),
+        }
+
+
+def status_handlers(
+    guard: Guard, status: Status, metrics: Metrics, metrics_token: str, draining: Callable[[], bool]
+) -> list[HTTPRouteHandler]:
+    @get("/stream/status", operation_class=described.STATUS)
+    async def show_status(request: Request[Any, Any, Any]) -> Response[bytes]:
+        scope: Any = request.scope
+        guard.check_origin(scope)
+        detailed = guard.sees_status(scope)
+        return json_answer({**await status.totals(), **(await status.details() if detailed else {})})
+
+    @get("/healthz", operation_class=described.HEALTH)
+    async def healthz() -> Response[bytes]:
+        return json_answer({"status": "alive"})
+
+    @get("/readyz", operation_class=described.READY)
+    async def readyz() -> Response[bytes]:
+        """An outage of Valkey doesn't turn it red: a balancer that finds all red answers 503, which ends every EventSource."""
+        here = all(tail.statistics().connected for tail in status.tails)
+        ready = not draining()
+        body = {"status": "ready" if ready else "draining", "valkey": "here" if here else "away"}
+        return json_answer(body, 200 if ready else 503, None if ready else {"retry-after": "5"})
+
+    @get("/metrics", operation_class=described.METRICS)
+    async def show_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+        given = header(request.scope, b"authorization")
+        if metrics_token and not hmac.compare_digest(given.encode(), f"Bearer {metrics_token}".encode()):
+            raise Unauthorized("metrics ask for their own token: RELAY_METRICS_TOKEN", code="no_token")
+        return Response(metrics.render(), media_type=CONTENT_TYPE, headers={"cache-control": "no-store"})
+
+    return [show_status, healthz, readyz, show_metrics]

@@ -1,0 +1,35 @@
+"""An event as the log holds it."""
+
+import re
+
+import msgspec
+
+from relay.cursor import Place
+from relay.topic import tag_of
+
+NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+DEFAULT_NAME = "update"
+RESERVED_NAMES = frozenset({"hello", "gap", "bye", "sync", "error", "open"})  # the stream's own, or EventSource's
+
+
+class Event(msgspec.Struct, frozen=True):
+    topic: str
+    name: str
+    n: int  # dense on its topic, from the first of its life
+    place: Place
+    before: tuple[int, int]  # the id of the topic's previous event; (0, 0) for the first of a life
+    data: bytes  # the publisher's JSON text, on one line
+
+    @property
+    def ts(self) -> int:
+        """When it was appended, in ms since 1970 by the log's clock."""
+        return self.place.ms
+
+    def cursor(self, shard: int) -> str:
+        """Its own id: a cursor of its topic alone."""
+        prefix = f"{shard}-" if shard else ""
+        return f"{prefix}{self.place}.{self.n}-{tag_of(self.topic)}"
+
+
+def is_publishable_name(name: str) -> bool:
+    return NAME.fullmatch(name) is not None and name not in RESERVED_NAMES

@@ -1,0 +1,517 @@
+"""A reader's stream: first what the log holds, then what comes; no gap, no repeat.
+
+The one rule which the code can't show: **join first, then read.** A reader is in the hub before its first read of the log
+begins, and becomes live only where its place equals the hub's (`relay.hub`). So it doesn't matter when an event comes:
+before the read, during it, or between two.
+
+`run` is a stream's whole life, in the request's own task, which only waits for the client to leave. A second task exists
+while the reader is behind (`_catch_up`): it takes chunks from the ring or the log and sends them one after the other,
+until the reader is live. Whoever wants to send to a reader must see that no chunk is under way: `reader.sending`.
+
+A read of the log is shared by all who ask for the same one while it is under way, with the bytes made of it; each goes on
+from the place where the read ended, not from where the hub is then.
+"""
+
+import asyncio
+import logging
+import math
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from relay import framing, sse
+from relay.cursor import EARLIEST, Place, write_cursor
+from relay.errors import LogUnavailable
+from relay.hub import Hub, Reader, Send, body, push
+from relay.log import Bounds, Log
+from relay.span import Gap, Span, gap_cursor, judge, lost_all
+
+READ = Bounds(entries=2000, data_bytes=1 << 20)
+RETRY_MS = (2000, 5000)  # a client's pause before it reconnects, drawn for each so that a fleet doesn't come back at once
+DRAIN_RETRY_MS = (500, 5000)
+BUSY_RETRY_MS = (5000, 15_000)
+SLOTS_A_SECOND = 4  # heartbeats go out in this many parts a second
+AGE_JITTER = 0.1  # a stream's longest life is drawn from the last tenth of it
+
+logger = logging.getLogger("relay")
+
+Headers = list[tuple[bytes, bytes]]
+
+HEADERS = [
+    (b"content-type", sse.CONTENT_TYPE),
+    (b"cache-control", b"no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Where a stream begins, and whose it is."""
+
+    topics: tuple[str, ...]
+    version: str
+    names: frozenset[str] | None = None
+    places: dict[int, Place] | None = None  # None: at the journal's end
+    n: int | None = None
+    reset: bool = False  # its position is none of ours
+    newest: int = 0  # k
+    expires_s: int | None = None  # when its token ends
+    ends_s: int | None = None  # when it must end for that, leeway included
+
+
+class Pace(msgspec.Struct, frozen=True):
+    heartbeat_s: float
+    stream_max_s: float
+    send_s: float
+
+
+class Observer(Protocol):
+    """Who counts what happens to streams."""
+
+    def resumed(self, verdict: str) -> None: ...
+    def gap(self, gap: Gap) -> None: ...
+    def ended(self, reason: str) -> None: ...
+
+
+class Landing(msgspec.Struct, frozen=True):
+    """What a read of the log brings to whoever asked for it: one for all who share it."""
+
+    reset: bool
+    gaps: list[Gap]
+    places: dict[int, Place]
+    n: int | None
+    starts: dict[str, tuple[int, int]] | None
+    chunk: bytes
+    empty: bool  # nothing of its topics came after the place
+    began: dict[int, Place]  # the places at which its events begin
+    began_n: int | None
+    looked: dict[int, int]  # for the shards read to their end: the hub's step when the read began
+
+
+class Streams:
+    """All open streams of this process."""
+
+    def __init__(self, log: Log, hub: Hub, pace: Pace, observer: Observer) -> None:
+        self.log, self.hub, self.pace, self.observer = log, hub, pace, observer
+        self._reads: dict[object, asyncio.Task[Landing]] = {}
+        slots = max(1, math.ceil(pace.heartbeat_s * SLOTS_A_SECOND))
+        self._slots: list[set[Reader]] = [set() for _ in range(slots)]
+        self._next_slot = 0
+        self._deadlines: dict[int, set[Reader]] = {}
+        self.draining = False
+        hub.catch_up = self._start_catching_up
+
+    async def run(self, start: Start, headers: Headers, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
+        """Serves one stream until its client leaves or it ends. Only the request's own task calls this."""
+        if self.draining or not self.hub.ready:
+            return await refuse(send, "unavailable", headers)
+        await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
+        reader = self.hub.join(start.topics, start.names, start.version, send, self.log.shard)
+        self._set_up(reader, start)
+        del start, headers  # nothing of the request is kept for the hours that a stream may last
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        except asyncio.CancelledError:
+            if not reader.ending:
+                raise
+            # We ended it ourselves: `_finish` cancels this task, the only way to wake it from its wait.
+            if reader.handler:
+                reader.handler.uncancel()
+        finally:
+            self._take_down(reader)
+
+    def _set_up(self, reader: Reader, start: Start) -> None:
+        reader.connection = f"c-{secrets.token_urlsafe(6)}"
+        reader.handler = asyncio.current_task()
+        reader.token_expires = start.expires_s
+        shards = reader.audience.by_shard
+        if start.reset:
+            self._begin_anew(reader, start.newest)
+        elif start.places is not None:
+            # A shard that the cursor doesn't name starts at the journal's end.
+            reader.places = {shard: start.places.get(shard, self.hub.rings[shard].place) for shard in shards}
+            reader.n = start.n
+        else:
+            reader.newest = start.newest
+        now = time.time()
+        age = self.pace.stream_max_s * random.uniform(1 - AGE_JITTER, 1)
+        reader.deadline_s = int(min(now + age, start.ends_s or math.inf)) + 1
+        self._deadlines.setdefault(reader.deadline_s, set()).add(reader)
+        reader.slot = self._next_slot = (self._next_slot + 1) % len(self._slots)
+        self._slots[reader.slot].add(reader)
+        self._start_catching_up(reader)
+
+    def _take_down(self, reader: Reader) -> None:
+        self.hub.remove(reader)
+        self._slots[reader.slot].discard(reader)
+        due = self._deadlines.get(reader.deadline_s)
+        if due is not None:
+            due.discard(reader)
+            if not due:
+                del self._deadlines[reader.deadline_s]
+        if reader.catching_up and reader.catching_up is not asyncio.current_task():
+            reader.catching_up.cancel()
+        reader.handler = None
+        self.observer.ended(reader.ending or "left")
+
+    # Catching up
+
+    def _start_catching_up(self, reader: Reader) -> None:
+        reader.catching_up = asyncio.create_task(self._catch_up(reader))
+
+    async def _catch_up(self, reader: Reader) -> None:
+        try:
+            await self._follow(reader)
+        except LogUnavailable:
+            # Before its hello, it can't be told anything true; later it waits for the log like everybody.
+            self.end(reader, "unavailable")
+        except TimeoutError:
+            logger.warning("a client took nothing for %g s: closed", self.pace.send_s, extra={"connection": reader.connection})
+            reader.ending = "slow"
+            self._finish(reader)
+        except Exception:
+            logger.exception("a stream failed", extra={"connection": reader.connection})
+            reader.ending = "failed"
+            self._finish(reader)
+        finally:
+            reader.catching_up = None
+
+    async def _follow(self, reader: Reader) -> None:
+        """Brings a reader to the hub's place, chunk by chunk, and makes it live."""
+        while True:
+            if reader.sending is not None:
+                async with asyncio.timeout(self.pace.send_s):
+                    await reader.sending
+                reader.sending = None
+            if reader.ending:
+                return self._say_bye(reader)
+            if reader.places is None:
+                await self._find_start(reader)
+            assert reader.places is not None
+            if reader.renewing:
+                await self._take_from_log(reader)
+                continue
+            at_hub = all(self.hub.rings[shard].place == place for shard, place in reader.places.items())
+            if at_hub and not reader.greeted:
+                self._send(reader, self._hello(reader, "exact"))
+            elif at_hub:
+                if self.hub.go_live(reader):
+                    return
+            elif not self._take_from_ring(reader):
+                await self._take_from_log(reader)
+
+    async def _find_start(self, reader: Reader) -> None:
+        """A stream without a position: the newest k of each topic, or the hub's own place."""
+        audience = reader.audience
+        if reader.newest:
+            landing = await self._read(reader, dict.fromkeys(audience.by_shard, EARLIEST), reader.newest)
+            return self._land(reader, landing)
+        if audience.single and audience.n is None:
+            await self._count(reader)
+        reader.places = self.hub.places(audience)
+        reader.n = audience.n
+        self._send(reader, self._hello(reader, "new"))
+
+    async def _count(self, reader: Reader) -> None:
+        """Finds a single topic's number at the hub's place, so that a later gap can be counted.
+
+        The audience has joined, so an event that comes while this waits sets the number itself.
+        """
+        landing = await self._read(reader, self.hub.places(reader.audience), None)
+        if reader.audience.n is None and landing.empty:
+            reader.audience.n = landing.n
+
+    def _take_from_ring(self, reader: Reader) -> bool:
+        """What the ring has after the reader's place, if it is one of the ring's. False: it has to be read from the log."""
+        audience = reader.audience
+        assert reader.places is not None
+        if reader.starts:
+            return False
+        for shard, place in reader.places.items():
+            ring = self.hub.rings[shard]
+            s = ring.find(place) if place != ring.place else None
+            if s is None:
+                continue
+            if len(reader.places) == 1:
+                chunk = audience.chunk_after(s, ring)
+            else:
+                own = [event for event in ring.after(s) if event.topic in audience.topics and audience.wants(event)]
+                chunk = framing.blocks(own, shard, False, reader.places)
+            hello = b"" if reader.greeted else self._hello(reader, "exact")
+            if audience.single:
+                reader.n = audience.n if audience.n is not None else self._number(reader, ring.after(s))
+            reader.places[shard] = ring.place
+            if chunk:
+                reader.cursor_ms = ring.place.ms
+            self._send(reader, hello + chunk)
+            return True
+        return False
+
+    def _number(self, reader: Reader, events: Iterable[Any]) -> int | None:
+        numbers = [event.n for event in events if event.topic == reader.audience.single]
+        return numbers[-1] if numbers else reader.n
+
+    async def _take_from_log(self, reader: Reader) -> None:
+        places, looked = reader.places, reader.looked or {}
+        assert places is not None
+        behind = {
+            shard: place
+            for shard, place in places.items()
+            if reader.renewing or place != self.hub.rings[shard].place and looked.get(shard) != self.hub.rings[shard].step
+        }
+        moved = self.hub.moved
+        if not behind:  # it has read what the tail has yet to read
+            await moved.wait()
+            return
+        try:
+            landing = await self._read(reader, behind, reader.newest if reader.renewing else None)
+        except LogUnavailable:
+            if not reader.greeted:
+                raise
+            await moved.wait()
+            return
+        self._land(reader, landing)
+
+    def _land(self, reader: Reader, landing: Landing) -> None:
+        """A read of the log is back: it tells what it found, and the reader is where the read ended."""
+        if landing.reset:
+            return self._begin_anew(reader, reader.newest)
+        parts = []
+        if reader.places is None or reader.renewing:  # the events' beginning is the place to resume from
+            verdict = "reset" if reader.renewing else "new"
+            reader.places, reader.n = dict(landing.began), landing.began_n
+            parts.append(self._hello(reader, verdict))
+        elif not reader.greeted:
+            parts.append(self._hello(reader, "gap" if landing.gaps else "exact"))
+        for gap in landing.gaps:
+            self.observer.gap(gap)
+        parts.append(landing.chunk)
+        reader.places = {**reader.places, **landing.places}
+        reader.n, reader.starts = landing.n, landing.starts
+        reader.looked = {**(reader.looked or {}), **landing.looked}
+        reader.renewing = False
+        if landing.chunk:
+            reader.cursor_ms = max(place.ms for place in reader.places.values())
+        self._send(reader, b"".join(parts))
+
+    def _begin_anew(self, reader: Reader, newest: int | None) -> None:
+        """A reset: in all shards, since the client drops all that it has."""
+        reader.places = dict.fromkeys(reader.audience.by_shard, EARLIEST)
+        reader.n, reader.renewing, reader.looked, reader.starts = 0, True, None, None
+        reader.newest = newest or None
+
+    # Reads of the log, shared
+
+    async def _read(self, reader: Reader, places: Mapping[int, Place], newest: int | None) -> Landing:
+        audience = reader.audience
+        all_places = tuple(sorted((reader.places or {}).items()))
+        starts = tuple(sorted((reader.starts or {}).items()))
+        key = (audience.key, tuple(places.items()), all_places, reader.n, reader.renewing, newest, starts)
+        task = self._reads.get(key)
+        if task is None:
+            task = asyncio.create_task(self._read_once(reader, dict(places), newest))
+            self._reads[key] = task
+            task.add_done_callback(lambda task: self._forget(key, task))
+        return await asyncio.shield(task)
+
+    def _forget(self, key: object, task: asyncio.Task[Landing]) -> None:
+        del self._reads[key]
+        if not task.cancelled():
+            task.exception()  # whoever still waits raises it; if all have left, nobody misses it
+
+    async def _read_once(self, reader: Reader, places: dict[int, Place], newest: int | None) -> Landing:
+        audience, renewing = reader.audience, reader.renewing
+        n, starts, all_places = reader.n, reader.starts or {}, dict(reader.places or places)
+        steps = {shard: self.hub.rings[shard].step for shard in places}
+        reads = await asyncio.gather(
+            *(
+                self.log.read(shard, place, audience.by_shard[shard], READ, newest=newest, starts=starts)
+                for shard, place in places.items()
+            )
+        )
+        if any(read.reset for read in reads):
+            return Landing(True, [], {}, None, None, b"", False, {}, None, {})
+        spans = [judge(read, places[read.shard], n, self.log.retention.retention_ms) for read in reads]
+        gaps = [gap for span in spans for gap in span.gaps]
+        began, began_n = {read.shard: places[read.shard] for read in reads}, n
+        if newest:
+            began = {span.shard: start_of(span) for span in spans}
+            began_n = first_number(spans[0]) if audience.single else None
+        if renewing:
+            gaps = [lost_all(topic, read.end) for read in reads for topic in read.topics]
+        # Of several topics all gaps come first, without an id: they may be told again after a cut.
+        parts = [gap_block(gap, self.log.shard(gap.topic), bool(audience.single)) for gap in gaps]
+        at = {**all_places, **began}
+        for span in spans:
+            wanted = [event for event in span.events if audience.wants(event)]
+            parts.append(framing.blocks(wanted, span.shard, bool(audience.single), at))
+            at[span.shard] = span.end
+        return Landing(
+            False,
+            gaps,
+            {span.shard: span.end for span in spans},
+            spans[0].n if audience.single else None,
+            still_starting(spans) if newest or starts else None,
+            b"".join(parts),
+            not any(span.events for span in spans),
+            began,
+            began_n,
+            {span.shard: steps[span.shard] for span in spans if not span.more},
+        )
+
+    # Sending
+
+    def _send(self, reader: Reader, chunk: bytes) -> None:
+        assert reader.sending is None
+        if chunk:
+            reader.sending = push(reader.send, body(chunk))
+
+    def _cursor(self, reader: Reader) -> str:
+        audience = reader.audience
+        places = reader.places or self.hub.places(audience)
+        n = reader.n if reader.places else audience.n
+        return write_cursor(places, n if audience.single else None, audience.single)
+
+    def _hello(self, reader: Reader, verdict: str) -> bytes:
+        cursor = self._cursor(reader)
+        reader.greeted = True
+        assert reader.places is not None
+        reader.cursor_ms = max(place.ms for place in reader.places.values())
+        self.observer.resumed(verdict)
+        data = {
+            "cursor": cursor,
+            "resume": verdict,
+            "heartbeat_s": self.pace.heartbeat_s,
+            "time": int(time.time() * 1000),
+            "connection": reader.connection,
+            "token_expires": reader.token_expires,
+        }
+        return sse.retry(random.randint(*RETRY_MS)) + sse.block("hello", msgspec.json.encode(data), id=cursor)
+
+    # Ends
+
+    def end(self, reader: Reader, reason: str) -> None:
+        """Ends a stream with a `bye`. If a chunk is under way, the bye comes behind it."""
+        if reader.ending:
+            return
+        reader.ending = reason
+        if reader.live:
+            self.hub.fall_behind(reader, None)
+        if reader.sending is None:
+            if reader.catching_up and reader.catching_up is not asyncio.current_task():
+                reader.catching_up.cancel()
+            self._say_bye(reader)
+        elif reader.catching_up is None:
+            self._start_catching_up(reader)
+
+    def _say_bye(self, reader: Reader) -> None:
+        assert reader.ending
+        cursor = self._cursor(reader) if reader.greeted else ""
+        push(reader.send, body(bye(reader.ending, cursor), more=False))
+        self._finish(reader)
+
+    def _finish(self, reader: Reader) -> None:
+        if reader.handler:
+            reader.handler.cancel()
+
+    async def drain(self, within_s: float) -> None:
+        """Ends all streams, spread over the time: so that clients come back spread, and since the server has been seen to
+        crash when many end in one moment."""
+        self.draining = True
+        readers = [reader for slot in self._slots for reader in slot]
+        random.shuffle(readers)
+        part = max(1, math.ceil(len(readers) * 0.02 / max(within_s, 0.02)))
+        for begin in range(0, len(readers), part):
+            for reader in readers[begin : begin + part]:
+                self.end(reader, "drain")
+            await asyncio.sleep(0.02)
+
+    # The clock
+
+    async def beat(self) -> None:
+        """Heartbeats and deadlines of all streams, until cancelled."""
+        loop = asyncio.get_running_loop()
+        tick, due_s, slot = loop.time(), int(time.time()), 0
+        while True:
+            tick += 1 / SLOTS_A_SECOND
+            await asyncio.sleep(max(0, tick - loop.time()))
+            slot = (slot + 1) % len(self._slots)
+            for reader in list(self._slots[slot]):
+                self._beat(reader)
+            while due_s < int(time.time()):
+                due_s += 1
+                for reader in list(self._deadlines.get(due_s, ())):
+                    expired = reader.token_expires is not None and due_s > reader.token_expires
+                    self.end(reader, "expired" if expired else "max_age")
+
+    def _beat(self, reader: Reader) -> None:
+        if reader.sending is not None or reader.ending or not reader.greeted:
+            return
+        audience = reader.audience
+        if reader.live and self._is_stale(reader):
+            cursor = self._cursor(reader)
+            reader.cursor_ms = max(self.hub.rings[shard].place.ms for shard in audience.by_shard)
+            data = {"cursor": cursor, "time": int(time.time() * 1000)}
+            message = sse.block("sync", msgspec.json.encode(data), id=cursor)
+        elif time.monotonic() - audience.pushed_at < 1 / SLOTS_A_SECOND and reader.live:
+            return
+        else:
+            message = sse.HEARTBEAT
+        sending = push(reader.send, body(message))
+        if sending is None:
+            return
+        if reader.live:
+            self.hub.fall_behind(reader, sending)
+            self._start_catching_up(reader)
+        else:
+            reader.sending = sending
+
+    def _is_stale(self, reader: Reader) -> bool:
+        """Whether the client's last id is far behind its place: its filter hid events, or its topics are quiet."""
+        audience = reader.audience
+        known_ms = max(reader.cursor_ms, audience.pushed_ms)
+        hub_ms = max(self.hub.rings[shard].place.ms for shard in audience.by_shard)
+        quiet_ms = int(time.time() * 1000) - known_ms
+        return audience.hidden_ms > known_ms or hub_ms > known_ms and quiet_ms > self.log.retention.retention_ms / 4
+
+
+def bye(reason: str, cursor: str = "") -> bytes:
+    """The last block. The client's pause is drawn for each, so that they don't come back at once."""
+    spread = {"drain": DRAIN_RETRY_MS, "busy": BUSY_RETRY_MS}.get(reason, RETRY_MS)
+    retry_ms = random.randint(*spread)
+    data = {"reason": reason, "reconnect_ms": retry_ms}
+    return sse.block("bye", msgspec.json.encode(data), id=cursor, retry_ms=retry_ms)
+
+
+async def refuse(send: Send, reason: str, headers: Headers) -> None:
+    """A stream that can't be served now: a 200 with a bye, since any other status ends an EventSource for good."""
+    await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
+    await send(body(bye(reason), more=False))
+
+
+def start_of(span: Span) -> Place:
+    """The place before a span of the newest k: just before its first event."""
+    return span.events[0].place.before() if span.events else span.end
+
+
+def first_number(span: Span) -> int | None:
+    return span.events[0].n - 1 if span.events else span.n
+
+
+def still_starting(spans: Iterable[Span]) -> dict[str, tuple[int, int]] | None:
+    """The topics that begin only after the end of their span."""
+    later = {topic: start for span in spans for topic, start in span.starts.items() if start > span.end.at()}
+    return later or None
+
+
+def gap_block(gap: Gap, shard: int, with_id: bool) -> bytes:
+    data = msgspec.json.encode(gap.body(shard))
+    return sse.block("gap", data, id=gap_cursor(gap, shard) if with_id else "")
+
+

@@ -1,0 +1,174 @@
+"""Who a request is from, and whether it may: tokens and their carriers, subscriptions, grants, origins.
+
+Knows requests by their ASGI scope alone, so that the relay and the polling function check the same way. What is checked
+comes in a fixed order, 401, 402, 403; what can't be understood (400) was found before.
+"""
+
+import ipaddress
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import urlsplit
+
+from relay.auth import LEEWAY_S, NOBODY, Identity, Verifier
+from relay.errors import Forbidden, NotSubscribed, Unauthorized
+from relay.query import one, parse_fields
+from relay.topic import Patterns
+
+# `__Host-` cookies can only have been set by this host, over TLS (RFC 6265bis, section 4.1.3.2).
+COOKIES = ("__Host-relay_token", "relay_token")
+EXPOSED = b"ETag, Retry-After"
+PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-headers", b"Authorization, Content-Type, Last-Event-ID, If-None-Match, Idempotency-Key"),
+    (b"access-control-max-age", b"600"),
+]
+
+logger = logging.getLogger("relay")
+
+Scope = Mapping[str, Any]
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """A request header's value; the first, if it came twice; empty if it didn't."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+
+
+class Guard:
+    def __init__(
+        self,
+        verifier: Verifier,
+        *,
+        query_token: str = "jwt",
+        public: Patterns = Patterns(),
+        subscription: str = "claim",
+        origins: Iterable[str] = (),
+        trusted_proxies: Iterable[str] = (),
+    ) -> None:
+        self.verifier = verifier
+        self.public = public
+        self._query_token = query_token
+        self._subscription = subscription
+        self._origins = frozenset(origins)
+        self._trusted = [ipaddress.ip_network(network) for network in trusted_proxies]
+        self._refused_origins: set[str] = set()
+
+    # Origins
+
+    def origin_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """What lets a page of another origin read the answer, if it may."""
+        origin = header(scope, b"origin")
+        if not origin or not self.allows_origin(scope):
+            return [(b"vary", b"Origin")]
+        return [
+            (b"vary", b"Origin"),
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-allow-credentials", b"true"),
+            (b"access-control-expose-headers", EXPOSED),
+        ]
+
+    def allows_origin(self, scope: Scope) -> bool:
+        """Whether there is none, or it is allowed. `null` never is: any sandboxed page can have it."""
+        origin = header(scope, b"origin")
+        if not origin:
+            return True
+        if origin == "null":
+            return False
+        if self._origins:
+            return origin in self._origins
+        return urlsplit(origin).netloc == header(scope, b"host")
+
+    def check_origin(self, scope: Scope) -> None:
+        if self.allows_origin(scope):
+            return
+        origin = header(scope, b"origin")[:200]
+        if origin not in self._refused_origins and len(self._refused_origins) < 100:  # each is logged once
+            self._refused_origins.add(origin)
+            logger.warning("origin %r refused: add it to RELAY_ALLOWED_ORIGINS if it is yours", origin)
+        raise Forbidden("this origin may not use the relay; its operator can allow it", code="origin_refused")
+
+    # Tokens
+
+    def identify(self, scope: Scope) -> Identity:
+        """Who asks, by the first carrier that has a token; nobody if none has. Raises Unauthorized for a bad one."""
+        token = self._find_token(scope)
+        return self.verifier.verify(token, time.time()) if token else NOBODY
+
+    def _find_token(self, scope: Scope) -> str:
+        authorization = header(scope, b"authorization")
+        if authorization:
+            scheme, _, token = authorization.partition(" ")
+            if scheme.lower() != "bearer" or not token.strip():
+                raise Unauthorized("the Authorization header must be: Bearer <token>", code="bad_token")
+            return token.strip()
+        if scope["method"] != "GET":
+            return ""
+        token = one(parse_fields(scope["query_string"]), "token")
+        if token:
+            if self._query_token == "off":
+                raise Unauthorized("this relay takes no token in the query: send Authorization", code="bad_token")
+            return token
+        return self._cookie(scope)
+
+    def _cookie(self, scope: Scope) -> str:
+        """A cookie comes with every request, so also with those that a foreign page makes: only ours count."""
+        origin = header(scope, b"origin")
+        ours = self.allows_origin(scope) if origin else header(scope, b"sec-fetch-site") == "same-origin"
+        if not ours:
+            return ""
+        try:
+            cookies = SimpleCookie(header(scope, b"cookie"))
+        except CookieError:
+            return ""
+        return next((cookies[name].value for name in COOKIES if name in cookies), "")
+
+    # Decisions
+
+    def may_read(self, scope: Scope, topics: Iterable[str]) -> Identity:
+        """Raises Unauthorized, NotSubscribed or Forbidden."""
+        identity = self.identify(scope)
+        closed = [topic for topic in topics if not self.public.match(topic)]
+        if closed and identity is NOBODY:
+            raise Unauthorized("no token: send it as Authorization: Bearer <token>", code="no_token")
+        if closed and self._subscription == "claim" and not identity.subscription.active(time.time()):
+            raise NotSubscribed("the subscription is not active")
+        for topic in closed:
+            if not identity.grants.subscribe.match(topic):
+                raise Forbidden(f"the token grants no subscription to {topic}", code="topic_not_granted")
+        self.check_origin(scope)
+        return identity
+
+    def may_publish(self, scope: Scope) -> Identity:
+        """Who publishes; what it may publish is asked for each topic. No subscription is needed."""
+        identity = self.identify(scope)
+        if identity is NOBODY:
+            raise Unauthorized("no token: send it as Authorization: Bearer <token>", code="no_token")
+        self.check_origin(scope)
+        return identity
+
+    def sees_status(self, scope: Scope) -> bool:
+        """Whether the status may name topics and hosts."""
+        return "status" in self.identify(scope).grants.admin
+
+    def address(self, scope: Scope) -> str:
+        """The client's address: the last one in X-Forwarded-For that no trusted proxy has."""
+        client = scope.get("client")
+        address = str(client[0]) if client else ""
+        forwarded = [part.strip() for part in header(scope, b"x-forwarded-for").split(",") if part.strip()]
+        while forwarded and self._is_trusted(address):
+            address = forwarded.pop()
+        return address[:64]
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            return any(ipaddress.ip_address(address) in network for network in self._trusted)
+        except ValueError:
+            return False
+
+    def ends_s(self, identity: Identity) -> int | None:
+        """When a stream of this identity must end."""
+        until = identity.subscription.until if self._subscription == "claim" else None
+        ends = [end for end in (identity.expires_s and identity.expires_s + LEEWAY_S, until) if end]
+        return int(min(ends)) if ends else None

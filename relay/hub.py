@@ -1,0 +1,382 @@
+"""Who reads what in this process, and the pushing of each batch to all of them.
+
+**Why not `litestar.channels`**: it keeps a queue per subscriber, which drops in silence when it is full, encodes for each
+subscriber, and wakes a task for each. Here nothing is kept per reader but its place; the log is the buffer.
+
+**Places.** For each shard the hub has a place in the journal, up to which the tail has read, and a ring of the newest
+entries before it. A reader is *live*, and then its place is the hub's in every shard it reads; or *behind*, and then it has
+places of its own and a task (`relay.follow`) that reads on from there. It becomes live only in `go_live`, which doesn't
+await, and only where places are equal: one that is ahead, since it has read in the log what the tail has yet to read, is
+behind too. So no event is pushed twice or passed over, whatever the order in which reads and batches come.
+
+**Audiences.** Readers that get the same bytes (topics, version, filter) are one audience. For each batch and each audience
+that it touches, one chunk is made of all its topics' events in journal order, and given to everyone.
+
+**Pushing.** The server takes a chunk when `send` is called, not when its result is awaited, and answers with something
+that is already done unless the connection's channel is full. So a push to 10,000 readers is a plain loop without a task or
+an await. A chunk that wasn't taken at once is under way all the same: nothing more may be sent to that reader until it has
+been, or the order is lost; the reader is behind from then on. Nothing in this file awaits.
+"""
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from relay import framing
+from relay.cursor import EARLIEST, Place
+from relay.event import Event
+
+RING_EVENTS_MAX = 10_000
+RING_BYTES_MAX = 16 << 20
+DONE = object()
+
+Send = Callable[[Any], Awaitable[None]]
+
+
+def body(chunk: bytes, more: bool = True) -> dict[str, object]:
+    """The ASGI message of a part of a response."""
+    return {"type": "http.response.body", "body": chunk, "more_body": more}
+
+
+def push(send: Send, message: dict[str, object]) -> Awaitable[None] | None:
+    """Starts a send. None: it was taken at the call; else what to await before the next one."""
+    sending = send(message)
+    # An awaitable that is done ends at its first step, and stepping one that isn't does no harm to a later await.
+    return None if next(sending.__await__(), DONE) is DONE else sending
+
+
+class Reader:
+    """One open stream. While it is live it has no places: they are the hub's."""
+
+    __slots__ = (
+        "audience", "catching_up", "connection", "cursor_ms", "deadline_s", "ending", "greeted", "handler", "live", "looked",
+        "n", "newest", "places", "renewing", "send", "sending", "slot", "starts", "token_expires",
+    )  # fmt: skip
+
+    def __init__(self, send: Send, audience: "Audience") -> None:
+        self.send = send
+        self.audience = audience
+        self.connection = ""  # its name in log lines
+        self.places: dict[int, Place] | None = None
+        self.n: int | None = None  # a single topic's number at its place
+        self.newest: int | None = None  # k, until it is known where that begins
+        self.starts: dict[str, tuple[int, int]] | None = None  # topics of which it wants only what is after a later id
+        self.looked: dict[int, int] | None = None  # the hub's step when the last read that found the journal's end began
+        self.live = False
+        self.greeted = False
+        self.renewing = False  # a reset: it is told that everything begins anew
+        self.sending: Awaitable[None] | None = None  # a chunk under way
+        self.catching_up: asyncio.Task[None] | None = None
+        self.handler: asyncio.Task[Any] | None = None
+        self.ending: str | None = None  # why it is to end, or has ended
+        self.cursor_ms = 0  # of the last id that it was sent by itself, not with its audience
+        self.deadline_s = 0
+        self.slot = 0
+        self.token_expires: int | None = None
+
+
+class Audience:
+    """Readers that get the same bytes."""
+
+    def __init__(self, topics: tuple[str, ...], names: frozenset[str] | None, version: str, shards: dict[int, list[str]]) -> None:
+        self.key = (topics, names, version)
+        self.topics = topics
+        self.names = names
+        self.version = version
+        self.by_shard = shards
+        self.single = topics[0] if len(topics) == 1 else ""
+        self.readers = 0
+        self.live: set[Reader] = set()
+        self.n: int | None = None  # a single topic's number at the hub's place, if known
+        self.pushed_ms = 0  # of the newest event that was pushed to it
+        self.hidden_ms = 0  # of the newest event of its topics that its filter hid
+        self.pushed_at = 0.0  # by the monotonic clock
+        # Of its only shard, the entries of the ring that are its own, after `since`; as blocks once somebody needed them.
+        self._sequence: list[int] = []
+        self._blocks: list[Event | bytes] = []
+        self._joined: dict[int, bytes] = {}
+        self.since = 0
+
+    def wants(self, event: Event) -> bool:
+        return self.names is None or event.name in self.names
+
+    def add(self, events: Sequence[Event], ring: "Ring") -> None:
+        """Remembers a batch's events, to encode them once whoever needs them first."""
+        stale = bisect_right(self._sequence, ring.base.s)
+        del self._sequence[:stale], self._blocks[:stale]
+        self._sequence += [event.place.s for event in events]
+        self._blocks += events
+        self._joined.clear()
+
+    def forget(self, since: int) -> None:
+        self._sequence, self._blocks, self._joined, self.since = [], [], {}, since
+
+    def chunk_after(self, s: int, ring: "Ring") -> bytes:
+        """Its blocks after an entry of the ring, up to the ring's end. Of an audience of one shard."""
+        if s < self.since:  # the ring holds more of it, from before there was this audience
+            older = [event for event in ring.between(s, self.since) if event.topic in self.topics and self.wants(event)]
+            self._sequence[:0] = [event.place.s for event in older]
+            self._blocks[:0] = older
+            self.since = s
+        chunk = self._joined.get(s)
+        if chunk is None:
+            blocks, at = self._blocks, {ring.shard: ring.place}
+            for index in range(bisect_right(self._sequence, s), len(blocks)):
+                block = blocks[index]
+                if isinstance(block, Event):
+                    blocks[index] = framing.blocks([block], ring.shard, bool(self.single), at)
+            chunk = self._joined[s] = b"".join(blocks[bisect_right(self._sequence, s) :])  # type: ignore[arg-type]  # all bytes now
+        return chunk
+
+
+class Ring:
+    """One shard's newest entries in journal order, up to the hub's place. `s` is dense in it."""
+
+    def __init__(self, shard: int, place: Place = EARLIEST) -> None:
+        self.shard = shard
+        self.place = self.base = place
+        self.step = 0  # counts what the tail did: batches, empty blocks, reconnects
+        self.events: list[Event] = []
+        self.bytes = 0
+
+    def extend(self, events: Sequence[Event]) -> None:
+        self.events += events
+        self.bytes += sum([len(event.data) for event in events])
+        self.place = events[-1].place
+        if len(self.events) > 2 * RING_EVENTS_MAX or self.bytes > RING_BYTES_MAX:
+            self._trim()
+
+    def _trim(self) -> None:
+        # By halves, so that the cost of moving a list is shared by many batches.
+        surplus = len(self.events) // 2
+        self.base = self.events[surplus - 1].place if surplus else self.base
+        self.bytes -= sum([len(event.data) for event in self.events[:surplus]])
+        del self.events[:surplus]
+
+    def restart(self, place: Place) -> None:
+        self.place = self.base = place
+        self.events, self.bytes = [], 0
+
+    def find(self, place: Place) -> int | None:
+        """The `s` from which a reader at this place goes on, if it is in the ring: an entry of it, or just before one."""
+        if place == self.base:
+            return place.s
+        index = place.s - self.base.s - 1
+        if 0 <= index < len(self.events) and self.events[index].place == place:
+            return place.s
+        if -1 <= index < len(self.events) - 1 and self.events[index + 1].place.before() == place:
+            return place.s
+        return None
+
+    def after(self, s: int) -> list[Event]:
+        return self.events[s - self.base.s :]
+
+    def between(self, s: int, upto: int) -> list[Event]:
+        return self.events[s - self.base.s : upto - self.base.s]
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    readers: int
+    behind: int
+    audiences: int
+    topics: int
+    deliveries: int
+    events: int
+
+
+class Hub:
+    """The places, rings, audiences and readers of one process."""
+
+    def __init__(self, shards: int) -> None:
+        self.rings = [Ring(shard) for shard in range(shards)]
+        self._unknown = set(range(shards))  # shards of which no tail has said yet where it is
+        self.moved = asyncio.Event()  # set, and replaced, at each step of a tail
+        # What brings a reader to the journal's end; `relay.follow` is above this module, so it puts itself here.
+        self.catch_up: Callable[[Reader], None] = lambda reader: None
+        self._audiences: dict[object, Audience] = {}
+        self._by_topic: dict[str, list[Audience]] = {}
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._readers = 0
+        self._behind = 0
+        self._deliveries = 0
+        self._events = 0
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            self._readers, self._behind, len(self._audiences), len(self._by_topic), self._deliveries, self._events
+        )
+
+    def busiest(self, most: int) -> list[dict[str, object]]:
+        """The topics with the most streams."""
+        counts = {topic: sum(audience.readers for audience in of) for topic, of in self._by_topic.items()}
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
+        return [{"topic": topic, "connections": count} for topic, count in ranked]
+
+    # Readers
+
+    def join(
+        self, topics: Iterable[str], names: frozenset[str] | None, version: str, send: Send, shard_of: Callable[[str], int]
+    ) -> Reader:
+        """A new reader, behind. An audience lasts as long as it has readers."""
+        ordered = tuple(sorted(set(topics)))
+        audience = self._audiences.get((ordered, names, version))
+        if audience is None:
+            by_shard: dict[int, list[str]] = {}
+            for topic in ordered:
+                by_shard.setdefault(shard_of(topic), []).append(topic)
+            audience = Audience(ordered, names, version, by_shard)
+            audience.forget(self.rings[min(by_shard)].place.s)
+            self._audiences[audience.key] = audience
+            for topic in ordered:
+                self._by_topic.setdefault(topic, []).append(audience)
+        audience.readers += 1
+        self._readers += 1
+        self._behind += 1
+        return Reader(send, audience)
+
+    def remove(self, reader: Reader) -> None:
+        audience = reader.audience
+        self._behind -= not reader.live
+        reader.live = False
+        audience.live.discard(reader)
+        audience.readers -= 1
+        self._readers -= 1
+        if audience.readers:
+            return
+        del self._audiences[audience.key]
+        for topic in audience.topics:
+            self._by_topic[topic].remove(audience)
+            if not self._by_topic[topic]:
+                del self._by_topic[topic]
+
+    def places(self, audience: Audience) -> dict[int, Place]:
+        return {shard: self.rings[shard].place for shard in audience.by_shard}
+
+    def go_live(self, reader: Reader) -> bool:
+        """Makes a reader live if its place is the hub's in every shard."""
+        audience = reader.audience
+        assert reader.places is not None
+        if any(self.rings[shard].place != place for shard, place in reader.places.items()):
+            return False
+        if audience.n is None:
+            audience.n = reader.n
+        reader.places = reader.starts = reader.looked = None
+        reader.live = True
+        audience.live.add(reader)
+        self._behind -= 1
+        return True
+
+    def fall_behind(self, reader: Reader, sending: Awaitable[None] | None) -> None:
+        """From now on a live reader has a place of its own: the hub's of this moment."""
+        reader.audience.live.discard(reader)
+        reader.live = False
+        reader.places = self.places(reader.audience)
+        reader.n = reader.audience.n
+        reader.sending = sending
+        self._behind += 1
+
+    # What the tail does
+
+    def advance(self, shard: int, events: Sequence[Event]) -> list[Reader]:
+        """A batch: the next entries of the journal. Returns the readers that didn't take it at once."""
+        ring = self.rings[shard]
+        before = ring.place.s
+        touched: dict[Audience, list[Event]] = {}
+        for event in events:
+            for audience in self._by_topic.get(event.topic, ()):
+                audience.n = event.n
+                if audience.wants(event):
+                    touched.setdefault(audience, []).append(event)
+                else:
+                    audience.hidden_ms = event.place.ms
+            for waiting in self._waiting.get(event.topic, ()):
+                waiting.set()
+        ring.extend(events)
+        self._events += len(events)
+        self._step(ring)
+        unfinished: list[Reader] = []
+        for audience, own in touched.items():
+            unfinished += self._push(audience, own, ring, before)
+        return unfinished
+
+    def _push(self, audience: Audience, events: list[Event], ring: Ring, before: int) -> list[Reader]:
+        one_shard = len(audience.by_shard) == 1
+        if one_shard:
+            audience.add(events, ring)
+        if not audience.live:
+            return []
+        if one_shard:
+            chunk = audience.chunk_after(before, ring)
+        else:
+            chunk = framing.blocks(events, ring.shard, False, self.places(audience))
+        message = body(chunk)
+        unfinished = []
+        for reader in audience.live:
+            sending = reader.send(message)
+            if next(sending.__await__(), DONE) is not DONE:
+                unfinished.append((reader, sending))
+        audience.pushed_ms = events[-1].place.ms
+        audience.pushed_at = time.monotonic()
+        self._deliveries += len(audience.live) * len(events)
+        for reader, sending in unfinished:
+            self.fall_behind(reader, sending)
+            self.catch_up(reader)
+        return [reader for reader, _ in unfinished]
+
+    @property
+    def ready(self) -> bool:
+        return not self._unknown
+
+    def start(self, shard: int, place: Place) -> None:
+        """The tail has found the journal's end."""
+        self._unknown.discard(shard)
+        self.restart(shard, place)
+
+    def idle(self, shard: int) -> None:
+        """The tail looked and found nothing, or has a connection again."""
+        self._step(self.rings[shard])
+
+    def restart(self, shard: int, place: Place) -> None:
+        """The hub's place isn't in the journal any more, or entries are missing after it: on from the journal's last place.
+
+        Each reader finds out for itself, by its own read, what became of its own place.
+        """
+        ring = self.rings[shard]
+        affected = [audience for audience in self._audiences.values() if shard in audience.by_shard]
+        behind = [reader for audience in affected for reader in audience.live]
+        for reader in behind:
+            self.fall_behind(reader, None)
+        ring.restart(place)
+        for audience in affected:
+            audience.n = None
+            audience.forget(place.s)
+        self._step(ring)
+        for reader in behind:
+            self.catch_up(reader)
+        for events in self._waiting.values():
+            for waiting in events:
+                waiting.set()
+
+    def _step(self, ring: Ring) -> None:
+        ring.step += 1
+        self.moved.set()
+        self.moved = asyncio.Event()
+
+    # What a waiting poll does
+
+    def watch(self, topics: Iterable[str]) -> asyncio.Event:
+        """An event that is set when one of the topics has something new. To be given back with `unwatch`."""
+        waiting = asyncio.Event()
+        for topic in topics:
+            self._waiting.setdefault(topic, set()).add(waiting)
+        return waiting
+
+    def unwatch(self, topics: Iterable[str], waiting: asyncio.Event) -> None:
+        for topic in topics:
+            self._waiting[topic].discard(waiting)
+            if not self._waiting[topic]:
+                del self._waiting[topic]

@@ -1,0 +1,370 @@
+"""The log in Valkey: append, read a range, follow the end, wait for more.
+
+The one module that knows the keys. Each shard is one hash slot (`{relay:N}`), so that its scripts are atomic and a cluster
+spreads shards, never splits one:
+
+    {relay:0}:journal        stream: every event of the shard, in the one order that all its topics share
+    {relay:0}:shard          hash: count, last id, epochs
+    {relay:0}:topic:<topic>  stream: the topic's events, under the journal's ids
+    {relay:0}:head:<topic>   hash: the topic's number and last id; outlives its events
+    {relay:0}:idem:<topic> <key>   hash: the first answer to an idempotency key
+
+An append is never repeated by the client library: its outcome is unknown when a connection dies, and only the publisher
+can say, with a key, that it is the same one again. So an error here is `LogUnavailable` and nothing is retried.
+
+Appends that come while a call is under way go out in one next call (`append`): under load, calls grow instead of queues.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+import valkey.asyncio
+from valkey.asyncio.retry import Retry
+from valkey.backoff import NoBackoff
+from valkey.exceptions import BusyLoadingError, ReadOnlyError, ResponseError, ValkeyError
+
+from relay.cursor import Place
+from relay.errors import LogUnavailable, SettingsError
+from relay.event import Event
+from relay.span import Head, ShardRead, TopicRead
+
+CONNECT_S = 1.0
+COMMAND_S = 5.0
+CONNECTIONS_MAX = 64
+APPEND_EVENTS_MAX = 100  # a call; some 5 ms in which the server does nothing else
+APPEND_BYTES_MAX = 1 << 20
+WAITING_EVENTS_MAX = 10_000  # appends of this process that haven't been sent yet
+WAITING_BYTES_MAX = 64 << 20
+EPOCH_BYTES = 4
+# What a server that is full, failing over or starting answers; all else it refuses is our bug.
+TEMPORARY = ("OOM", "MISCONF", "NOREPLICAS", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY")
+
+
+class NewEvent(msgspec.Struct, frozen=True):
+    """An event that isn't in the log yet."""
+
+    topic: str
+    name: str
+    data: bytes  # JSON on one line
+    key: str | None = None  # idempotency key
+
+    def fingerprint(self) -> bytes:
+        """Tells whether a key is used again for the same event."""
+        if self.key is None:
+            return b""
+        return hashlib.blake2b(self.name.encode() + b" " + self.data, digest_size=16).digest()
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """The log's answer to one event: where it is, and whether it had been there already."""
+
+    event: Event
+    shard: int
+    duplicate: bool = False
+    reused: bool = False  # the key belongs to another event, which is the one named here; nothing was appended
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How long the log keeps what: age is the promise, counts guard memory."""
+
+    retention_ms: int
+    topic_events: int
+    journal_events: int
+    idempotency_ms: int
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """The most that one read takes from the log."""
+
+    entries: int  # over all topics; at least one of each
+    data_bytes: int
+
+
+@lru_cache(maxsize=10_000)
+def shard_of(topic: str, shards: int) -> int:
+    return int.from_bytes(hashlib.blake2s(topic.encode(), digest_size=4).digest(), "big") % shards
+
+
+def open_client(url: str, *, blocking: bool = False, connections: int = CONNECTIONS_MAX) -> valkey.asyncio.Valkey:
+    """A client that connects when it is used.
+
+    For blocking reads the socket has no timeout, since valkey-py's default of 5 s ends a longer XREAD BLOCK; the caller
+    bounds it.
+    """
+    pool = valkey.asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=connections,
+        timeout=COMMAND_S,
+        socket_timeout=None if blocking else COMMAND_S,
+        socket_connect_timeout=CONNECT_S,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return valkey.asyncio.Valkey(connection_pool=pool)
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """The border: no error of the client library gets past it."""
+    try:
+        yield
+    except (BusyLoadingError, ReadOnlyError) as error:
+        raise LogUnavailable(str(error)) from error
+    except ResponseError as error:
+        if str(error).startswith(TEMPORARY):
+            raise LogUnavailable(str(error)) from error
+        raise
+    except (ValkeyError, OSError, TimeoutError) as error:
+        raise LogUnavailable(str(error) or type(error).__name__) from error
+
+
+class Log:
+    """One log, of one or more shards. Opened by `open_log`."""
+
+    def __init__(self, url: str, shards: int, retention: Retention) -> None:
+        self.shards = shards
+        self.retention = retention
+        self.client = open_client(url)
+        self.blocking = open_client(url, blocking=True, connections=256)
+        self._read = self.client.register_script(script("read"))
+        self._appenders = [Appender(self.client, shard, retention) for shard in range(shards)]
+
+    def shard(self, topic: str) -> int:
+        return shard_of(topic, self.shards)
+
+    def by_shard(self, topics: Iterable[str]) -> dict[int, list[str]]:
+        grouped: dict[int, list[str]] = {}
+        for topic in topics:
+            grouped.setdefault(self.shard(topic), []).append(topic)
+        return grouped
+
+    async def check_shards(self) -> None:
+        """Raises LogUnavailable, or SettingsError where the log was made with another number of shards."""
+        async with translated():
+            await self.client.set("relay:shards", self.shards, nx=True)
+            stored = int(await self.client.get("relay:shards") or 0)
+        if stored != self.shards:
+            raise SettingsError([f"RELAY_SHARDS={self.shards}, but the log has {stored}: set RELAY_SHARDS={stored}"])
+
+    async def append(self, events: Sequence[NewEvent]) -> list[Appended]:
+        """Appends in order within each shard, and answers in the order given. Raises LogUnavailable; then some may be in."""
+        answers = [self._appenders[self.shard(event.topic)].add(event) for event in events]
+        return list(await asyncio.gather(*answers)) if len(answers) > 1 else [await answers[0]]
+
+    async def find_reused_key(self, events: Sequence[NewEvent]) -> int | None:
+        """The index of the first event whose key is already another event's, in the log or among these."""
+        keyed = [(index, event) for index, event in enumerate(events) if event.key is not None]
+        fingerprints: dict[tuple[str, str | None], bytes] = {}
+        for index, event in keyed:
+            if fingerprints.setdefault((event.topic, event.key), event.fingerprint()) != event.fingerprint():
+                return index
+        if not keyed:
+            return None
+        async with translated(), self.client.pipeline(transaction=False) as pipeline:
+            for _, event in keyed:
+                pipeline.hget(idempotency_key(self.shard(event.topic), event), "hash")
+            stored = await pipeline.execute()
+        reused = (index for (index, event), hash in zip(keyed, stored, strict=True) if hash not in (None, event.fingerprint()))
+        return next(reused, None)
+
+    async def read(
+        self,
+        shard: int,
+        place: Place,
+        topics: Sequence[str],
+        bounds: Bounds,
+        *,
+        newest: int | None = None,
+        starts: Mapping[str, tuple[int, int]] = {},
+    ) -> ShardRead:
+        """Topics of one shard after a place, or their `newest` events.
+
+        `starts` names topics that are read only after another, later id. No topics: only whether the place is valid.
+        """
+        count = max(1, bounds.entries // max(1, len(topics)))
+        keys = [f"{{relay:{shard}}}:shard"]
+        arguments: list[str | int] = [place.epoch, f"{place.ms}-{place.s}", count]
+        arguments += [bounds.data_bytes // max(1, len(topics)), "" if newest is None else newest]
+        for topic in topics:
+            keys += [f"{{relay:{shard}}}:topic:{topic}", f"{{relay:{shard}}}:head:{topic}"]
+            start = starts.get(topic)
+            arguments.append(f"{start[0]}-{start[1]}" if start and start > place.at() else "")
+        async with translated():
+            answer = await self._read(keys=keys, args=arguments)
+        end = Place(answer[1].decode(), *parse_id(answer[2]))
+        if answer[0] == b"reset":
+            return ShardRead(shard, True, end, int(answer[3]), [])
+        found = [read_topic(topic, part) for topic, part in zip(topics, answer[4], strict=True)]
+        return ShardRead(shard, False, end, int(answer[3]), found)
+
+    async def follow(self, shard: int, place: Place, most: int, block_ms: int) -> list[Event]:
+        """What the journal has after a place; waits up to `block_ms` for something to come. Says nothing of gaps."""
+        journal = f"{{relay:{shard}}}:journal"
+        async with translated(), asyncio.timeout(block_ms / 1000 + COMMAND_S):
+            answer = await self.blocking.xread({journal: f"{place.ms}-{place.s}"}, count=most, block=block_ms)
+        return [read_entry(id, list(fields.items())) for _, entries in answer or () for id, fields in entries]
+
+    async def wait(self, places: Mapping[int, Place], topics: Iterable[str], wait_s: float) -> None:
+        """Returns when a topic has something after its place, or when the time is over."""
+
+        async def wait_on(shard: int, names: list[str]) -> None:
+            place = places[shard]
+            streams: dict[Any, Any] = {f"{{relay:{shard}}}:topic:{name}": f"{place.ms}-{place.s}" for name in names}
+            async with translated(), asyncio.timeout(wait_s + COMMAND_S):
+                await self.blocking.xread(streams, count=1, block=max(1, int(wait_s * 1000)))
+
+        waits = [asyncio.ensure_future(wait_on(*part)) for part in self.by_shard(topics).items()]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in done:
+                wait.result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def describe(self) -> dict[str, object]:
+        """The server's own figures, for people who look after it."""
+        async with translated():
+            info = await self.client.info()
+        names = ("valkey_version", "redis_version", "used_memory", "maxmemory_policy", "role", "uptime_in_seconds")
+        return {name: info[name] for name in names if name in info}
+
+    async def close(self) -> None:
+        for appender in self._appenders:
+            await appender.close()
+        await self.client.aclose()
+        await self.blocking.aclose()
+        await self.client.connection_pool.disconnect()
+        await self.blocking.connection_pool.disconnect()
+
+
+class Appender:
+    """Sends a shard's appends, one call at a time; what comes meanwhile waits for the next call, in order."""
+
+    def __init__(self, client: valkey.asyncio.Valkey, shard: int, retention: Retention) -> None:
+        self.shard = shard
+        self.retention = retention
+        self._append = client.register_script(script("append"))
+        self._waiting: deque[tuple[NewEvent, asyncio.Future[Appended]]] = deque()
+        self._waiting_bytes = 0
+        self._sending: asyncio.Task[None] | None = None
+
+    def add(self, event: NewEvent) -> asyncio.Future[Appended]:
+        if len(self._waiting) >= WAITING_EVENTS_MAX or self._waiting_bytes >= WAITING_BYTES_MAX:
+            raise LogUnavailable("more events wait to be appended than this process holds")
+        answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._waiting.append((event, answer))
+        self._waiting_bytes += len(event.data)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send_all())
+        return answer
+
+    async def _send_all(self) -> None:
+        try:
+            while self._waiting:
+                await self._send(self._take())
+        finally:
+            self._sending = None
+
+    def _take(self) -> list[tuple[NewEvent, asyncio.Future[Appended]]]:
+        part: list[tuple[NewEvent, asyncio.Future[Appended]]] = []
+        size = 0
+        while self._waiting and len(part) < APPEND_EVENTS_MAX and size < APPEND_BYTES_MAX:
+            event, answer = self._waiting.popleft()
+            self._waiting_bytes -= len(event.data)
+            if not answer.done():  # else nobody waits for it any more: not sent, so not in the log
+                part.append((event, answer))
+                size += len(event.data)
+        return part
+
+    async def _send(self, part: list[tuple[NewEvent, asyncio.Future[Appended]]]) -> None:
+        try:
+            answers: list[Appended] | Exception = await self._call([event for event, _ in part]) if part else []
+        except Exception as error:  # each of those who wait raises it
+            answers = error
+        for index, (_, future) in enumerate(part):
+            if future.done():
+                continue
+            if isinstance(answers, Exception):
+                future.set_exception(answers)
+            else:
+                future.set_result(answers[index])
+
+    async def _call(self, events: list[NewEvent]) -> list[Appended]:
+        prefix = f"{{relay:{self.shard}}}:"
+        keys = [prefix + "journal", prefix + "shard"]
+        kept = self.retention
+        arguments: list[str | int | bytes] = [kept.retention_ms, kept.journal_events, kept.topic_events]
+        arguments += [kept.idempotency_ms, new_epoch()]
+        for event in events:
+            head = f"{prefix}head:{event.topic}"
+            keys += [f"{prefix}topic:{event.topic}", head, idempotency_key(self.shard, event) if event.key else head]
+            arguments += [event.topic, event.name, event.data, event.fingerprint()]
+        async with translated():
+            answers = await self._append(keys=keys, args=arguments)
+        return [read_answer(event, self.shard, answer) for event, answer in zip(events, answers, strict=True)]
+
+    async def close(self) -> None:
+        if self._sending:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
+        for _, answer in self._waiting:
+            if not answer.done():
+                answer.set_exception(LogUnavailable("the process ends"))
+
+
+@asynccontextmanager
+async def open_log(url: str, shards: int, retention: Retention) -> AsyncIterator[Log]:
+    log = Log(url, shards, retention)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+def script(name: str) -> str:
+    return files("relay").joinpath(f"{name}.lua").read_text()
+
+
+def new_epoch() -> str:
+    """A token that no other life of a log has, of `0-9a-z`, and never the earliest place's `0`."""
+    return "e" + secrets.token_hex(EPOCH_BYTES)[:7]
+
+
+def idempotency_key(shard: int, event: NewEvent) -> str:
+    return f"{{relay:{shard}}}:idem:{event.topic} {event.key}"
+
+
+def parse_id(id: bytes) -> tuple[int, int]:
+    ms, _, s = id.partition(b"-")
+    return int(ms), int(s)
+
+
+def read_entry(id: bytes, fields: list[tuple[bytes, bytes]]) -> Event:
+    """An entry of a stream, with the fields in the order in which the append script writes them."""
+    (_, topic), (_, epoch), (_, n), (_, before), (_, name), (_, data) = fields
+    place = Place(epoch.decode(), *parse_id(id))
+    return Event(topic.decode(), name.decode(), int(n), place, parse_id(before), data)
+
+
+def read_topic(topic: str, part: list[Any]) -> TopicRead:
+    entries, ended, (n, last, first_n), start = part
+    events = [read_entry(id, list(zip(fields[::2], fields[1::2], strict=True))) for id, fields in entries]
+    head = Head(int(n), parse_id(last), int(first_n)) if n else None
+    ended = bool(ended) or (head is not None and events != [] and events[-1].place.at() == head.last)
+    return TopicRead(topic, events, ended, head, parse_id(start))
+
+
+def read_answer(event: NewEvent, shard: int, answer: list[Any]) -> Appended:
+    id, n, status, epoch = answer
+    place = Place(epoch.decode(), *parse_id(id))
+    known = Event(event.topic, event.name, int(n), place, (0, 0), event.data)
+    return Appended(known, shard, duplicate=status == 1, reused=status == 2)

@@ -1,0 +1,248 @@
+"""Every setting, read once from the environment and checked before anything starts.
+
+`SETTINGS` is the list that the README's table and `relay serve` share. A variable that looks like ours and is none
+is told of, since a misspelt limit would silently be its default; it is no mistake, since the next version may know it.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from relay.auth import Key, Verifier, parse_public_key, parse_secret
+from relay.cursor import SHARDS_MAX
+from relay.errors import SettingsError
+from relay.topic import Patterns
+
+DAY_S = 86400
+SECRET_HELP = "make one with: openssl rand -base64 48"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One environment variable: how it is read, what it is when unset, and its line in the README."""
+
+    name: str
+    read: Callable[[str], Any]
+    default: str
+    help: str
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """The values, by the variables' names in lower case without the prefix."""
+
+    host: str
+    port: int
+    workers: int
+    valkey_url: str
+    data_dir: Path
+    jwt_secret: tuple[Key, ...]
+    jwt_public_key_file: tuple[Key, ...]
+    jwt_issuer: str
+    jwt_audience: str
+    jwt_max_seconds: int
+    jwt_grants_claim: str
+    jwt_subscription_claim: str
+    query_token: str
+    public_topics: Patterns
+    subscription: str
+    allowed_origins: tuple[str, ...]
+    metrics_token: str
+    retention_seconds: int
+    retention_events: int
+    journal_events: int
+    idempotency_seconds: int
+    shards: int
+    max_event_bytes: int
+    heartbeat_seconds: float
+    stream_max_seconds: float
+    drain_seconds: float
+    send_seconds: float
+    max_streams: int
+    max_streams_per_sub: int
+    trusted_proxies: tuple[str, ...]
+    http1_buffer_bytes: int
+    log_format: str
+
+    def verifier(self) -> Verifier:
+        return Verifier(
+            self.jwt_secret + self.jwt_public_key_file,
+            self.jwt_max_seconds,
+            self.jwt_issuer or None,
+            self.jwt_audience or None,
+            self.jwt_grants_claim,
+            self.jwt_subscription_claim,
+        )
+
+
+def text(value: str) -> str:
+    return value
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if not re.fullmatch(r"\d{1,15}", value, re.ASCII) or not least <= int(value) <= most:
+            raise ValueError(f"is not a whole number from {least} to {most}")
+        return int(value)
+
+    return read
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    def read(value: str) -> float:
+        if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value, re.ASCII) or not least <= float(value) <= most:
+            raise ValueError(f"is not a number from {least:g} to {most:g}")
+        return int(value) if value.isdigit() else float(value)
+
+    return read
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"is not one of {', '.join(choices)}")
+        return value
+
+    return read
+
+
+def valkey_url(value: str) -> str:
+    if value and urlsplit(value).scheme not in ("valkey", "valkeys", "redis", "rediss", "unix"):
+        raise ValueError("is not a URL of the form valkey://host:6379/0, valkeys://… (TLS) or unix:///path")
+    return value
+
+
+def directory(value: str) -> Path:
+    return Path(value).expanduser().absolute()
+
+
+def secret(value: str) -> tuple[Key, ...]:
+    if not value:
+        return ()
+    try:
+        return parse_secret(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; {SECRET_HELP}") from error
+
+
+def public_key(value: str) -> tuple[Key, ...]:
+    if not value:
+        return ()
+    try:
+        return (parse_public_key(Path(value).read_bytes()),)
+    except OSError as error:
+        raise ValueError(f"can't be read: {error.strerror}") from error
+
+
+def patterns(value: str) -> Patterns:
+    found, bad = Patterns.parse([part.strip() for part in value.split(",") if part.strip()])
+    if bad:
+        raise ValueError(f"has patterns that are none: {', '.join(bad)}; write rounds/ROULETTE/*, rounds/** or **")
+    return found
+
+
+def origins(value: str) -> tuple[str, ...]:
+    found = tuple(part.strip() for part in value.split(",") if part.strip())
+    bad = [part for part in found if not re.fullmatch(r"https?://[^/?#\s]+", part)]
+    if bad:
+        raise ValueError(f"has origins that are none: {', '.join(bad)}; write https://app.example.com, without a path")
+    return found
+
+
+def networks(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+SETTINGS = [
+    Setting("RELAY_HOST", text, "127.0.0.1", "address to listen on"),
+    Setting("RELAY_PORT", whole(1, 65535), "8080", "port to listen on; `PORT` counts where this is unset"),
+    Setting("RELAY_WORKERS", whole(1, 64), "1", "processes that serve; one a core at most, one in a container"),
+    Setting("RELAY_VALKEY_URL", valkey_url, "", "Valkey's URL; unset: an embedded one in `RELAY_DATA_DIR`"),
+    Setting("RELAY_DATA_DIR", directory, "~/.local/share/edge-relay", "where the embedded Valkey keeps its data"),
+    Setting("RELAY_JWT_SECRET", secret, "", f"HS256 secret of 32 bytes or more, or `current,previous`; {SECRET_HELP}"),
+    Setting("RELAY_JWT_PUBLIC_KEY_FILE", public_key, "", "PEM file of an RSA (RS256), P-256 (ES256) or Ed25519 (EdDSA) public key"),
+    Setting("RELAY_JWT_ISSUER", text, "", "what `iss` must be, if set"),
+    Setting("RELAY_JWT_AUDIENCE", text, "", "what `aud` must hold, if set"),
+    Setting("RELAY_JWT_MAX_SECONDS", whole(60, 10 * 365 * DAY_S), str(30 * DAY_S), "how far ahead `exp` may be"),
+    Setting("RELAY_JWT_GRANTS_CLAIM", text, "relay", "claim of the grants: a name, or a JSON Pointer"),
+    Setting("RELAY_JWT_SUBSCRIPTION_CLAIM", text, "subscription", "claim of the subscription: a name, or a JSON Pointer"),
+    Setting("RELAY_QUERY_TOKEN", one_of("jwt", "off"), "jwt", "whether `?token=` may hold a JWT: `jwt` or `off`"),
+    Setting("RELAY_PUBLIC_TOPICS", patterns, "", "patterns, joined by commas, that anybody may read without a token"),
+    Setting("RELAY_SUBSCRIPTION", one_of("claim", "off"), "claim", "where a subscription is looked up: the token's `claim`, or `off`"),
+    Setting("RELAY_ALLOWED_ORIGINS", origins, "", "origins, joined by commas; unset: the relay's own host and port alone"),
+    Setting("RELAY_METRICS_TOKEN", text, "", "bearer token that `/metrics` asks for, if set"),
+    Setting("RELAY_RETENTION_SECONDS", whole(1, 365 * DAY_S), str(DAY_S), "how long events are kept: the promise"),
+    Setting("RELAY_RETENTION_EVENTS", whole(1, 10_000_000), "10000", "about how many events of a topic are kept: the guard of memory"),
+    Setting("RELAY_JOURNAL_EVENTS", whole(1, 100_000_000), "100000", "about how many events of a shard's journal are kept"),
+    Setting("RELAY_IDEMPOTENCY_SECONDS", whole(1, 365 * DAY_S), "", "how long an idempotency key is known; unset: as long as events"),
+    Setting("RELAY_SHARDS", whole(1, SHARDS_MAX), "1", "parts of the log; fixed once the log exists"),
+    Setting("RELAY_MAX_EVENT_BYTES", whole(64, 4 << 20), str(64 << 10), "most bytes of one event's data"),
+    Setting("RELAY_HEARTBEAT_SECONDS", number(1, 55), "15", "a quiet stream gets a comment so often"),
+    Setting("RELAY_STREAM_MAX_SECONDS", number(1, DAY_S), "3600", "a stream's longest life; set it below your platform's limit"),
+    Setting("RELAY_DRAIN_SECONDS", number(0, 600), "10", "over how long streams are ended when the relay stops"),
+    Setting("RELAY_SEND_SECONDS", number(1, 600), "30", "a client that takes nothing for so long is closed"),
+    Setting("RELAY_MAX_STREAMS", whole(1, 1_000_000), "", "streams and waiting polls of a process; unset: what the file limit leaves"),
+    Setting("RELAY_MAX_STREAMS_PER_SUB", whole(1, 1_000_000), "100", "the same of one `sub`, or of one address without a token"),
+    Setting("RELAY_TRUSTED_PROXIES", networks, "", "networks, joined by commas, whose `X-Forwarded-For` counts"),
+    Setting("RELAY_HTTP1_BUFFER_BYTES", whole(8192, 1 << 20), "8192", "a request's head must fit; larger costs 10 KB more a stream"),
+    Setting("RELAY_LOG_FORMAT", one_of("text", "json"), "text", "log lines as `text` or `json`"),
+]
+# What the launcher tells its workers; no settings.
+INTERNAL = frozenset({"RELAY_METRICS_DIR"})
+
+
+def read_settings(environ: Mapping[str, str] = os.environ, *, needs_key: bool = True) -> Settings:
+    """Raises SettingsError, which names every mistake. `needs_key` is False for commands that check no token."""
+    environ = {name: value for name, value in environ.items() if value.strip()}
+    if "RELAY_PORT" not in environ and "PORT" in environ:
+        environ["RELAY_PORT"] = environ["PORT"]
+    environ.setdefault("RELAY_IDEMPOTENCY_SECONDS", environ.get("RELAY_RETENTION_SECONDS", str(DAY_S)))
+    environ.setdefault("RELAY_MAX_STREAMS", str(streams_by_file_limit()))
+    values: dict[str, Any] = {}
+    mistakes = []
+    for setting in SETTINGS:
+        given = environ.get(setting.name, setting.default).strip()
+        try:
+            values[setting.name.removeprefix("RELAY_").lower()] = setting.read(given)
+        except ValueError as error:
+            shown = "" if "SECRET" in setting.name or "TOKEN" in setting.name and setting.read is text else f"={given[:80]}"
+            mistakes.append(f"{setting.name}{shown} {error}")
+    if not mistakes and needs_key:
+        mistakes += key_mistakes(values)
+    if mistakes:
+        raise SettingsError(mistakes)
+    return Settings(**values)
+
+
+def unknown_names(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """What to tell the operator of variables that look like settings and are none."""
+    known = [setting.name for setting in SETTINGS]
+    told = []
+    for name in sorted(environ):
+        if name.startswith("RELAY_") and name not in known and name not in INTERNAL:
+            close = difflib.get_close_matches(name, known, 1)
+            told.append(f"{name} is no setting of this version" + (f": did you mean {close[0]}?" if close else ""))
+    return told
+
+
+def key_mistakes(values: Mapping[str, Any]) -> list[str]:
+    keys = [name for name in ("jwt_secret", "jwt_public_key_file") if values[name]]
+    if len(keys) > 1:
+        return ["RELAY_JWT_SECRET and RELAY_JWT_PUBLIC_KEY_FILE are both set: tokens have one kind of key, so unset one"]
+    if not keys:
+        return [f"RELAY_JWT_SECRET is not set: tokens need a key; {SECRET_HELP}"]
+    return []
+
+
+def streams_by_file_limit() -> int:
+    """What the process may open, less what it needs for itself. 1,000 where there is no such limit to ask for."""
+    try:
+        import resource
+    except ImportError:
+        return 1000
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 100_000 if hard == resource.RLIM_INFINITY else max(100, min(hard, 1_000_000) - 400)

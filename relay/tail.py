@@ -1,0 +1,128 @@
+"""Reads the end of the log into the hub, once for the whole process.
+
+For each shard one task on a connection of its own reads the journal from the place where the last read ended. That place
+is read once, at the start: `$` would pass over what comes between two reads, and a reader for each topic would cost the
+server 2 ms an event at 1,000 topics. The price is that each process reads every event of the log, some 2 µs each.
+
+`s` is dense, so the next entry must have `s + 1`. Where it hasn't, or where the place isn't in the journal's history any
+more (a failover, a lost log), the hub starts again at the journal's last place, and every reader finds out from its own
+place what it has missed. Whether the place is still valid is asked at each empty block, and at an entry of another epoch:
+after a lost log, `s + 1` may come from the new one.
+
+This is the only module that knows how events reach the hub.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from relay.cursor import EARLIEST
+from relay.errors import LogUnavailable
+from relay.event import Event
+from relay.hub import Hub, Reader
+from relay.log import Bounds, Log
+
+BLOCK_MS = 1000
+BATCH_EVENTS_MAX = 1000
+BATCH_BYTES = 4 << 20  # a batch aims at this, by the size of the events before
+PACE_S = 0.02  # the longest that it waits for the sends of its last batch
+PACE_STEP_S = 0.001
+BACKOFF_S = (0.05, 2.0)
+NOTHING = Bounds(1, 1)
+
+logger = logging.getLogger("relay")
+
+
+class Observer(Protocol):
+    """Who counts what the tail does."""
+
+    def batch(self, events: Sequence[Event]) -> None: ...
+    def restarted(self) -> None: ...
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    connected: bool
+    lag_ms: int | None  # how old the newest entry was when it was read
+    restarts: int
+
+
+class Tail:
+    """One shard's tail."""
+
+    def __init__(self, log: Log, hub: Hub, shard: int, observer: Observer) -> None:
+        self.log, self.hub, self.shard, self.observer = log, hub, shard, observer
+        self.connected = False
+        self.lag_ms: int | None = None
+        self.restarts = 0
+        self._started = False
+        self._most = BATCH_EVENTS_MAX
+
+    def statistics(self) -> Statistics:
+        return Statistics(self.connected, self.lag_ms, self.restarts)
+
+    async def run(self) -> None:
+        """Until cancelled. A server that is away is asked again, with growing pauses."""
+        pause = BACKOFF_S[0]
+        while True:
+            try:
+                if not self._started:
+                    await self._start()
+                while True:
+                    await self._step()
+                    if not self.connected:
+                        logger.info("the log is back", extra={"shard": self.shard})
+                    self.connected, pause = True, BACKOFF_S[0]
+            except LogUnavailable as error:
+                if self.connected or not self._started:
+                    logger.warning("the log is away: %s", error, extra={"shard": self.shard})
+                self.connected = False
+            # Jitter, so that a fleet doesn't come back to its server in one moment.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, BACKOFF_S[1])
+
+    async def _start(self) -> None:
+        read = await self.log.read(self.shard, EARLIEST, [], NOTHING)
+        self.hub.start(self.shard, read.end)
+        self._started = self.connected = True
+
+    async def _step(self) -> None:
+        """One look at the journal: a batch, or an empty block."""
+        place = self.hub.rings[self.shard].place
+        events = await self.log.follow(self.shard, place, self._most, BLOCK_MS)
+        if not events or events[0].place.epoch != place.epoch:
+            read = await self.log.read(self.shard, place, [], NOTHING)
+            if read.reset:
+                return await self._restart("its place is not in the log any more")
+        if not events:
+            return self.hub.idle(self.shard)
+        if [event.place.s for event in events] != list(range(place.s + 1, place.s + 1 + len(events))):
+            return await self._restart("entries are missing after its place")
+        unfinished = self.hub.advance(self.shard, events)
+        self.lag_ms = max(0, int(time.time() * 1000) - events[-1].ts)
+        self.observer.batch(events)
+        size = sum([len(event.data) for event in events]) // len(events)
+        self._most = max(1, min(BATCH_EVENTS_MAX, BATCH_BYTES // max(1, size)))
+        await self._pace(unfinished)
+
+    async def _restart(self, why: str) -> None:
+        logger.warning("the tail starts again at the journal's end: %s", why, extra={"shard": self.shard})
+        read = await self.log.read(self.shard, EARLIEST, [], NOTHING)
+        self.hub.restart(self.shard, read.end)
+        self.restarts += 1
+        self.observer.restarted()
+
+    async def _pace(self, unfinished: list[Reader]) -> None:
+        """Waits until most have taken the batch: under load batches grow instead of channels filling up.
+
+        Not for long, and not for the last tenth: a slow reader delays nobody.
+        """
+        few = self.hub.statistics().readers // 10
+        patience = time.monotonic() + PACE_S
+        while len(unfinished) > few and time.monotonic() < patience:
+            await asyncio.sleep(PACE_STEP_S)
+            unfinished = [reader for reader in unfinished if reader.sending is not None]

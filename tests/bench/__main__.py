@@ -1,0 +1,5 @@
+"""Runs `python -m tests.bench`."""
+
+from tests.bench.run import main
+
+main()

@@ -1,0 +1,261 @@
+"""What a client keeps and what it was promised: every retained event once and in order, and the truth about what is gone.
+
+A `Client` does what a browser or a poller does, by what is on the wire: it keeps the last id, drops its state at a reset, comes back with its
+cursor. Its `Promise` is the judge. It compares each frame with `Log.ever`, all that was appended to the log as it is now, and with what is
+still retained; so it may judge the frames of a real relay too, if the model's log holds the same events under the same places.
+
+What a client is owed, by shard: all events of its topics after the first place that a cursor of its names there, or, at the earliest, all of
+the topics' present lives; with `k` also the newest k as it asks. Not what a gap told as lost, and not what its filter hides.
+
+A frame is judged when it is taken, which may be long after it was sent. Since then events may have been trimmed, or the log lost: so a
+claim that something is gone must be true now, and where the log was lost since the client connected, what was sent before isn't judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .model import EARLIEST, OLD_MS, Ask, Bye, Cursor, Env, Event, Frame, Gap, Hello, Page, Place, Process, Shard, Stream
+from .model import earliest as earliest_cursor
+from .model import page as answer_page
+
+
+class Violation(Exception):
+    """The promise is broken. What stands before the colon says how."""
+
+
+class Promise:
+    """What one client was sent, what it is owed, and whether that fits."""
+
+    def __init__(self, env: Env, shards: Sequence[Shard], ask: Ask) -> None:
+        self.env, self.shards, self.ask = env, shards, ask
+        self.at: dict[int, Place] = {}  # by shard, where its cursor is; a shard that isn't named owes nothing
+        self.seen: list[Event] = []
+        self.excused: set[Event] = set()  # was before its time, or was told as lost
+        self.dropped = False  # after a reset, until the first event: a gap is told of each topic, whatever is missing
+        self.losses, self.unowed_k = 0, set[Event]()
+        self.connected()
+
+    # What the client does
+
+    def connected(self) -> None:
+        """What came before may not be judged by what happens from now on. With `k`, the newest as of now are owed."""
+        self.losses = self._losses()
+        newest = {event for topic in self.ask.topics for event in self._retained(topic)[-self.ask.k or 1000 :]}
+        self.unowed_k = set(self._all()) - newest
+
+    def choose(self, topics: str) -> None:
+        """Other topics from now on, by the same cursor: of a new one, what comes after its place."""
+        added = set(topics) - set(self.ask.topics)
+        self.ask = self.ask._replace(topics=topics)
+        for shard, place in self.at.items():
+            self._begin(shard, place, added)
+
+    # What it gets
+
+    def hello(self, hello: Hello) -> None:
+        if hello.resume == "reset":
+            self._reset(hello.cursor, page=False)
+        elif hello.resume == "new" and self.ask.k and not self.at:
+            self.excused |= self.unowed_k
+        self.moved(hello.cursor)
+
+    def page(self, page: Page) -> None:
+        if page.resume == "reset":
+            self._reset(None, page=True)
+        elif page.resume == "new" and self.ask.k and not self.at:
+            self.excused |= self.unowed_k
+        for gap in page.gaps:
+            self.gap(gap)
+        for event in page.events:
+            self.event(event)
+        self.moved(page.cursor)
+
+    def moved(self, cursor: Cursor) -> None:
+        """A cursor reached the client, so it holds all up to there; a shard that it names newly begins there."""
+        self.at = {shard: place for shard, place in self.at.items() if cursor.places[shard]}
+        self.seen = [event for event in self.seen if cursor.places[self._shard(event)]]
+        for shard, place in enumerate(cursor.places):
+            if place is None:
+                continue
+            if shard not in self.at:
+                self._begin(shard, place, self.ask.topics)
+            elif place.id < self.at[shard].id and self._holds(shard, self.at[shard]):
+                raise Violation(f"cursor went back: from {self.at[shard]} to {place}")
+            self.at[shard] = place
+
+    def gap(self, gap: Gap) -> None:
+        shard = self.env.shape.shard_of(gap.topic)
+        place = self.at.get(shard, EARLIEST)
+        retained = self._retained(gap.topic)
+        after = [e for e in self.shards[shard].log.ever if e.topic == gap.topic and e.place.id > place.id]
+        gone = [e for e in after if (e not in retained if gap.first_n is None else e.n < gap.first_n)]
+        if self._is_of_this_log(gap, shard):
+            self._check_gap(gap, place, gone, [e for e in gone if e in retained])
+        self.excused |= set(gone)
+
+    def event(self, event: Event) -> None:
+        shard = self._shard(event)
+        before = [e for e in self.seen if self._shard(e) == shard]
+        ever = self.shards[shard].log.ever
+        if not self.ask.wants(event):
+            raise Violation(f"not asked for: {event}")
+        if event in before:
+            raise Violation(f"twice: {event}")
+        if event in ever and (lost := [e for e in before if e not in ever]):
+            raise Violation(f"no reset: {event} after {lost}, which the log lost")
+        if before and before[-1].place.id >= event.place.id:
+            raise Violation(f"out of order: {before[-1]}, then {event}")
+        self.seen.append(event)
+        self.dropped = False
+
+    # What happens to the log
+
+    def life_over(self, shard: int, topic: str) -> None:
+        """The earliest is whatever is there when one looks: a life that ended before that was never promised."""
+        if self.at.get(shard) == EARLIEST:
+            self.excused |= {event for event in self._all() if event.topic == topic}
+
+    # Whether it fits
+
+    def settled(self, how: str) -> None:
+        """The client has caught up: it has, or was told of, all that it is owed, and has nothing that the log lost."""
+        owed = [e for e in self._all() if self.ask.wants(e) and self._shard(e) in self.at and e not in self.excused]
+        if missing := [event for event in owed if event not in self.seen]:
+            raise Violation(f"missing: {missing[0]} ({how}, at {self.at})")
+        if kept := [event for event in self.seen if event not in self.shards[self._shard(event)].log.ever]:
+            raise Violation(f"kept without a reset: {kept[0]} ({how}, at {self.at})")
+
+    def _check_gap(self, gap: Gap, place: Place, gone: Sequence[Event], retained: Sequence[Event]) -> None:
+        told = f"{gap} at {place}"
+        if retained and not (self.dropped and self.ask.k):
+            raise Violation(f"gap over a retained event: {told}, {retained[0]}")
+        if gap.oldest and gap.first_n not in [e.n for e in self._all() if e.place == gap.oldest]:
+            raise Violation(f"wrong first number: {told}")
+        if gap.lost is None:
+            if not (gone or self.dropped or place == EARLIEST or self._old(place)):
+                raise Violation(f"false gap: {told}")
+        elif not len([e for e in gone if self.ask.wants(e) and e not in self.excused]) <= gap.lost <= len(gone):
+            raise Violation(f"wrong number: {told}, {len(gone)} are gone")
+        elif not self.ask.only and gap.lost != len(gone):  # a filter may have hidden some that came before the gap
+            raise Violation(f"wrong number: {told}, {len(gone)} are gone")
+
+    def _reset(self, cursor: Cursor | None, page: bool) -> None:
+        """Honest if a place isn't one of the log any more, or is too old to tell."""
+        lost = any(not self._holds(shard, place) for shard, place in self.at.items())
+        # A stream's places may be ahead of the client's, or come from a hub that doesn't know yet of a loss, however old.
+        lost_ahead = not page and self._losses() > 0
+        old = any(self._old(place) for place in self.at.values())
+        if not (lost or old or lost_ahead):
+            raise Violation(f"false reset: at {self.at}")
+        self.at, self.seen, self.excused, self.dropped = {}, [], set(), True
+        if not self.ask.k or not cursor:
+            self.moved(earliest_cursor(self.env.shape, self.ask))
+
+    def _begin(self, shard: int, place: Place, topics: Iterable[str]) -> None:
+        """Owed from here on: what comes after a place, and from the earliest what is there now or comes."""
+        log = self.shards[shard].log
+        for event in log.ever:
+            if place == EARLIEST:
+                head = log.heads.get(event.topic)
+                owed = head is not None and event.n >= head.first_n
+            else:
+                owed = event.place.id > place.id
+            if event.topic in topics and not owed:
+                self.excused.add(event)
+
+    def _is_of_this_log(self, gap: Gap, shard: int) -> bool:
+        """Else a reset follows. The read may be an older one than this connection, if another stream had begun it."""
+        if self._losses() != self.losses:
+            return False
+        return self._holds(shard, gap.oldest) if gap.oldest else not self.shards[shard].losses
+
+    def _shard(self, event: Event) -> int:
+        return self.env.shape.shard_of(event.topic)
+
+    def _all(self) -> Iterable[Event]:
+        logs = [self.shards[shard].log for shard in self.env.shape.shards_of(self.ask.topics)]
+        return [event for log in logs for event in log.ever if event.topic in self.ask.topics]
+
+    def _retained(self, topic: str) -> tuple[Event, ...]:
+        return self.shards[self.env.shape.shard_of(topic)].log.streams.get(topic, ())
+
+    def _losses(self) -> int:
+        return sum(self.shards[shard].losses for shard in self.env.shape.shards_of(self.ask.topics))
+
+    def _old(self, place: Place) -> bool:
+        return place.id[0] < self.env.now - OLD_MS  # no server's clock is ahead of this one
+
+    def _holds(self, shard: int, place: Place) -> bool:
+        ever = self.shards[shard].log.ever
+        return place == EARLIEST or any(e.place.epoch == place.epoch and e.place.id >= place.id for e in ever)
+
+
+class Client:
+    """A browser or a poller, or the one after the other."""
+
+    def __init__(self, env: Env, shards: Sequence[Shard], ask: Ask) -> None:
+        self.env, self.shards, self.ask = env, shards, ask
+        self.promise = Promise(env, shards, ask)
+        self.cursor: Cursor | None = None
+        self.stream: Stream | None = None
+        self.wire: list[Frame] = []
+        self.greeted = False
+
+    def choose(self, topics: str) -> None:
+        self.cut()
+        self.ask = self.ask._replace(topics=topics)
+        self.promise.choose(topics)
+
+    def connect(self, process: Process, earliest: bool) -> None:
+        self.cut()
+        self.promise.connected()
+        cursor = earliest_cursor(self.env.shape, self.ask) if earliest and not self.cursor else self.cursor
+        self.stream = Stream(process, self.ask, cursor, self.wire)
+
+    def cut(self) -> None:
+        """What was on its way is lost."""
+        if self.stream and self.stream in self.stream.process.streams:
+            self.stream.process.streams.remove(self.stream)
+        self.stream, self.wire, self.greeted = None, [], False
+
+    def ended(self) -> None:
+        """The server ended the stream. What it had sent may still come."""
+        self.stream = None
+
+    def take(self, most: int) -> list[Frame]:
+        frames = self.wire[:most]
+        del self.wire[:most]
+        for frame in frames:
+            self.receive(frame)
+        return frames
+
+    def receive(self, frame: Frame) -> None:
+        match frame.data:
+            case Hello() as hello:
+                self.promise.hello(hello)
+            case Bye():
+                pass
+            case _ if not self.greeted:
+                raise Violation(f"no hello: {frame}")
+            case Gap() as gap:
+                self.promise.gap(gap)
+            case Event() as event:
+                self.promise.event(event)
+        self.greeted = True
+        if frame.id:
+            self.promise.moved(frame.id)
+            self.cursor = frame.id
+
+    def ask_page(self, limit: int, answer_lost: bool) -> Page:
+        """Poll once. An answer may get lost, after which the same is asked again."""
+        self.cut()
+        self.promise.connected()
+        page = answer_page(self.env, self.shards, self.ask, self.cursor, limit)
+        if not answer_lost:
+            self.receive_page(page)
+        return page
+
+    def receive_page(self, page: Page) -> None:
+        self.promise.page(page)
+        self.cursor = page.cursor
