@@ -83,9 +83,7 @@ async def read_shards(
     return list(await asyncio.gather(*(read(shard, own) for shard, own in by_shard.items())))
 
 
-def assemble(
-    query: ReadQuery, log: Log, reads: list[ShardRead], places: Mapping[int, Place], n: int | None, resume: str
-) -> Page:
+def assemble(query: ReadQuery, log: Log, reads: list[ShardRead], places: Mapping[int, Place], n: int | None, resume: str) -> Page:
     """Puts the shards' spans together, up to the page's bounds."""
     single = len(query.topics) == 1
     spans = [judge(read, places[read.shard], n, log.retention.retention_ms) for read in reads]

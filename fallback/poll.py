@@ -43,9 +43,7 @@ class Waiting(Protocol):
     def __call__(self, topics: Iterable[str], who: str) -> AbstractAsyncContextManager[Wait]: ...
 
 
-def poll_handlers(
-    guard: Guard, log: Log, waiting: Waiting, observer: Observer, load: Callable[[], float]
-) -> list[HTTPRouteHandler]:
+def poll_handlers(guard: Guard, log: Log, waiting: Waiting, observer: Observer, load: Callable[[], float]) -> list[HTTPRouteHandler]:
     async def answer(request: Request[Any, Any, Any], version: str, topic: str | None) -> Response[bytes]:
         scope: Any = request.scope
         query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"))

@@ -104,7 +104,12 @@ class Verifier(msgspec.Struct, frozen=True):
                     issuer=self.issuer,
                     leeway=LEEWAY_S,
                     options={
-                        "require": ["exp", "sub", *(["iss"] if self.issuer else []), *(["aud"] if self.audience else [])],
+                        "require": [
+                            "exp",
+                            "sub",
+                            *(["iss"] if self.issuer else []),
+                            *(["aud"] if self.audience else []),
+                        ],
                         "verify_aud": self.audience is not None,
                         "enforce_minimum_key_length": True,
                     },

@@ -69,10 +69,20 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    add("serve", run_serve, "serve streams, pages and publishing", "RELAY_JWT_SECRET=$(openssl rand -base64 48) relay serve")
+    add(
+        "serve",
+        run_serve,
+        "serve streams, pages and publishing",
+        "RELAY_JWT_SECRET=$(openssl rand -base64 48) relay serve",
+    )
     add("demo", run_demo, "all of it, with an embedded Valkey and made-up events; prints what to try", "relay demo")
 
-    token = add("token", run_token, "make a token, signed with RELAY_JWT_SECRET, and print it", "relay token --sub ada --subscribe 'rounds/**'")
+    token = add(
+        "token",
+        run_token,
+        "make a token, signed with RELAY_JWT_SECRET, and print it",
+        "relay token --sub ada --subscribe 'rounds/**'",
+    )
     token.add_argument("--sub", required=True, help="who it is for")
     token.add_argument("--subscribe", nargs="+", action="extend", default=[], metavar="P", help="patterns of topics to read")
     token.add_argument("--publish", nargs="+", action="extend", default=[], metavar="P", help="patterns of topics to publish to")
@@ -87,7 +97,12 @@ def build_parser() -> argparse.ArgumentParser:
     publish.add_argument("--event", default=DEFAULT_NAME, help=f"the events' name (default: {DEFAULT_NAME})")
     publish.add_argument("--key", help="idempotency key of one event: repeating it appends nothing")
 
-    tail = add("tail", run_tail, "print a topic's events as they come; resumes by itself", "relay tail rounds/ROULETTE/123 --cursor earliest")
+    tail = add(
+        "tail",
+        run_tail,
+        "print a topic's events as they come; resumes by itself",
+        "relay tail rounds/ROULETTE/123 --cursor earliest",
+    )
     tail.add_argument("topic", help="collection/type/id")
     tail.add_argument("--cursor", default="now", help="where to begin: a cursor, now (default) or earliest")
     tail.add_argument("--count", type=int, metavar="N", help="end after N events")

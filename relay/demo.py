@@ -76,9 +76,7 @@ Ctrl-C ends it.
 
 
 def token(settings: Settings, *, sub: str, subscribe: list[str] | None = None, publish: list[str] | None = None) -> str:
-    options = argparse.Namespace(
-        sub=sub, subscribe=subscribe or [], publish=publish or [], admin=[], inactive=False, ttl=DAY_S
-    )
+    options = argparse.Namespace(sub=sub, subscribe=subscribe or [], publish=publish or [], admin=[], inactive=False, ttl=DAY_S)
     return make_token(options, settings)
 
 

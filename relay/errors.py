@@ -1,20 +1,20 @@
 """Every error that the relay raises on purpose; all else that is raised is a bug.
 
-    RelayError
-    ├── SettingsError          the operator's: a setting is wrong (relay exits with 2)
-    ├── LogUnavailable         nobody's: Valkey is away, full or not ready; temporary, so 503 or a polite end of stream
-    └── Problem                a client's: told to it as problem details (RFC 9457)
-        ├── Malformed          400   the request can't be understood
-        ├── Unauthorized       401   no token, or one that doesn't hold
-        ├── NotSubscribed      402   no active subscription
-        ├── Forbidden          403   not granted, or a foreign origin
-        ├── NotFound           404   no such path or version
-        ├── MethodNotAllowed   405   a path that answers other methods
-        ├── TooLarge           413   a body or an event beyond its bound
-        ├── WrongMediaType     415   a body that is not JSON by its header
-        ├── Unprocessable      422   JSON of the wrong shape, or a key used again for something else
-        ├── TooMany            429   a limit of this process or of this client; temporary
-        └── Unavailable        503   can't be decided or done now; temporary
+RelayError
+├── SettingsError          the operator's: a setting is wrong (relay exits with 2)
+├── LogUnavailable         nobody's: Valkey is away, full or not ready; temporary, so 503 or a polite end of stream
+└── Problem                a client's: told to it as problem details (RFC 9457)
+    ├── Malformed          400   the request can't be understood
+    ├── Unauthorized       401   no token, or one that doesn't hold
+    ├── NotSubscribed      402   no active subscription
+    ├── Forbidden          403   not granted, or a foreign origin
+    ├── NotFound           404   no such path or version
+    ├── MethodNotAllowed   405   a path that answers other methods
+    ├── TooLarge           413   a body or an event beyond its bound
+    ├── WrongMediaType     415   a body that is not JSON by its header
+    ├── Unprocessable      422   JSON of the wrong shape, or a key used again for something else
+    ├── TooMany            429   a limit of this process or of this client; temporary
+    └── Unavailable        503   can't be decided or done now; temporary
 """
 
 import msgspec
@@ -43,9 +43,7 @@ class Problem(RelayError):
     code = "internal"
     title = "Internal error"
 
-    def __init__(
-        self, detail: str, *, code: str | None = None, retry_after_s: int | None = None, index: int | None = None
-    ) -> None:
+    def __init__(self, detail: str, *, code: str | None = None, retry_after_s: int | None = None, index: int | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.code = code or self.code

@@ -31,7 +31,10 @@ from relay.log import Bounds, Log
 from relay.span import Gap, Span, gap_cursor, judge, lost_all
 
 READ = Bounds(entries=2000, data_bytes=1 << 20)
-RETRY_MS = (2000, 5000)  # a client's pause before it reconnects, drawn for each so that a fleet doesn't come back at once
+RETRY_MS = (
+    2000,
+    5000,
+)  # a client's pause before it reconnects, drawn for each so that a fleet doesn't come back at once
 DRAIN_RETRY_MS = (500, 5000)
 BUSY_RETRY_MS = (5000, 15_000)
 SLOTS_A_SECOND = 4  # heartbeats go out in this many parts a second
@@ -330,10 +333,7 @@ class Streams:
         n, starts, all_places = reader.n, reader.starts or {}, dict(reader.places or places)
         steps = {shard: self.hub.rings[shard].step for shard in places}
         reads = await asyncio.gather(
-            *(
-                self.log.read(shard, place, audience.by_shard[shard], READ, newest=newest, starts=starts)
-                for shard, place in places.items()
-            )
+            *(self.log.read(shard, place, audience.by_shard[shard], READ, newest=newest, starts=starts) for shard, place in places.items())
         )
         if any(read.reset for read in reads):
             return Landing(True, [], {}, None, None, b"", False, {}, None, {})
@@ -513,5 +513,3 @@ def still_starting(spans: Iterable[Span]) -> dict[str, tuple[int, int]] | None:
 def gap_block(gap: Gap, shard: int, with_id: bool) -> bytes:
     data = msgspec.json.encode(gap.body(shard))
     return sse.block("gap", data, id=gap_cursor(gap, shard) if with_id else "")
-
-

@@ -206,9 +206,7 @@ class Hub:
         self._events = 0
 
     def statistics(self) -> Statistics:
-        return Statistics(
-            self._readers, self._behind, len(self._audiences), len(self._by_topic), self._deliveries, self._events
-        )
+        return Statistics(self._readers, self._behind, len(self._audiences), len(self._by_topic), self._deliveries, self._events)
 
     def busiest(self, most: int) -> list[dict[str, object]]:
         """The topics with the most streams."""
@@ -219,7 +217,12 @@ class Hub:
     # Readers
 
     def join(
-        self, topics: Iterable[str], names: frozenset[str] | None, version: str, send: Send, shard_of: Callable[[str], int]
+        self,
+        topics: Iterable[str],
+        names: frozenset[str] | None,
+        version: str,
+        send: Send,
+        shard_of: Callable[[str], int],
     ) -> Reader:
         """A new reader, behind. An audience lasts as long as it has readers."""
         ordered = tuple(sorted(set(topics)))

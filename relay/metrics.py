@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead  # type: ignore[attr-defined]
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from relay.event import Event
 from relay.span import Gap
@@ -26,19 +26,16 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self.directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        self.connections = Gauge(
-            "relay_connections", "Open streams", registry=registry, multiprocess_mode="livesum"
-        )
-        self.behind = Gauge(
-            "relay_connections_behind", "Open streams that are not live", registry=registry, multiprocess_mode="livesum"
-        )
-        self.waiting_polls = Gauge(
-            "relay_waiting_polls", "Polls that wait for events", registry=registry, multiprocess_mode="livesum"
-        )
+        self.connections = Gauge("relay_connections", "Open streams", registry=registry, multiprocess_mode="livesum")
+        self.behind = Gauge("relay_connections_behind", "Open streams that are not live", registry=registry, multiprocess_mode="livesum")
+        self.waiting_polls = Gauge("relay_waiting_polls", "Polls that wait for events", registry=registry, multiprocess_mode="livesum")
         self.topics = Gauge("relay_topics", "Topics with open streams", registry=registry, multiprocess_mode="livesum")
         self.log_up = Gauge("relay_log_up", "1 while every shard's tail is connected", registry=registry, multiprocess_mode="livemin")
         self.tail_lag = Gauge(
-            "relay_tail_lag_seconds", "Age of the newest entry when the tail read it", registry=registry, multiprocess_mode="livemax"
+            "relay_tail_lag_seconds",
+            "Age of the newest entry when the tail read it",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
         self.deliveries = Counter("relay_deliveries", "Events pushed to streams", registry=registry)
         self.events = Counter("relay_events", "Events that the tail read", registry=registry)
@@ -94,7 +91,7 @@ class Metrics:
         for path in Path(self.directory).glob("gauge_live*.db"):
             pid = re.search(r"_(\d+)\.db$", path.name)
             if pid and not is_running(int(pid[1])):
-                mark_process_dead(int(pid[1]), self.directory)
+                mark_process_dead(int(pid[1]), self.directory)  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         MultiProcessCollector(registry, self.directory)  # type: ignore[no-untyped-call]
         return generate_latest(registry)

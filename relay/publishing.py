@@ -94,9 +94,7 @@ class Publisher:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._log:
             await self._log.close()
 
@@ -110,9 +108,7 @@ class Publisher:
         if self._log is None:
             raise RuntimeError("use it as: async with Publisher() as publisher")
         most = self._settings.max_event_bytes
-        checked = [
-            new_event(parse_topic(topic), encode(data), name, key, most) for topic, data, name, key in events
-        ]
+        checked = [new_event(parse_topic(topic), encode(data), name, key, most) for topic, data, name, key in events]
         appended = await self._log.append(checked) if checked else []
         reused = next((one for one in appended if one.reused), None)
         if reused:

@@ -114,7 +114,8 @@ def parse_names(text: str) -> frozenset[str] | None:
     bad = next((name for name in names if not NAME.fullmatch(name)), None)
     if bad is not None or len(names) > NAMES_MAX:
         raise Malformed(
-            f"events={text[:80]!r} is not a list of at most {NAMES_MAX} event names, joined by commas", code="bad_events"
+            f"events={text[:80]!r} is not a list of at most {NAMES_MAX} event names, joined by commas",
+            code="bad_events",
         )
     return names
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-from granian import Granian
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
+from granian.server.mp import MPServer
 
 from relay.embedded import run_valkey
 from relay.errors import LogUnavailable, SettingsError
@@ -43,8 +43,8 @@ def serve(settings: Settings, alongside: Callable[[], AbstractContextManager[Non
         server(settings).serve()
 
 
-def server(settings: Settings) -> Granian:
-    return Granian(
+def server(settings: Settings) -> MPServer:
+    return MPServer(
         "relay.app:create_app",
         factory=True,
         address=settings.host,

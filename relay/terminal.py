@@ -70,7 +70,12 @@ async def publish(options: argparse.Namespace) -> int:
             raw = msgspec.Raw(options.data.encode())
             appended = await publisher.publish(options.topic, raw, event=options.event, key=options.key)
             event = appended.event
-            answer = {"id": event.cursor(appended.shard), "topic": event.topic, "n": event.n, "duplicate": appended.duplicate}
+            answer = {
+                "id": event.cursor(appended.shard),
+                "topic": event.topic,
+                "n": event.n,
+                "duplicate": appended.duplicate,
+            }
             print(msgspec.json.encode(answer).decode())
             return 0
         return await publish_lines(publisher, options.topic, options.event)

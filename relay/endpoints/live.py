@@ -67,7 +67,12 @@ def live_handlers(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
 
 def begin(query: ReadQuery, log: Log) -> dict[str, Any]:
     """Where the stream begins: the part of a `Start` that the query says."""
-    start: dict[str, Any] = {"topics": query.topics, "version": query.version, "names": query.names, "newest": query.newest}
+    start: dict[str, Any] = {
+        "topics": query.topics,
+        "version": query.version,
+        "names": query.names,
+        "newest": query.newest,
+    }
     cursor = query.position.cursor
     if query.position.reset:
         return {**start, "reset": True}

@@ -79,7 +79,9 @@ def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: 
         for index, event in enumerate(events):
             if not grants.match(event.topic):
                 raise Forbidden(
-                    f"item {index}: the token does not grant publishing to {event.topic}", code="topic_not_granted", index=index
+                    f"item {index}: the token does not grant publishing to {event.topic}",
+                    code="topic_not_granted",
+                    index=index,
                 )
         reused = await log.find_reused_key(events)
         if reused is not None:
@@ -96,9 +98,7 @@ def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: 
 
 
 def key_reused(index: int, outcome: str) -> Unprocessable:
-    return Unprocessable(
-        f"item {index}: its key was used for another event; {outcome}", code="key_reused", index=index
-    )
+    return Unprocessable(f"item {index}: its key was used for another event; {outcome}", code="key_reused", index=index)
 
 
 def count(metrics: Metrics, appended: list[Appended]) -> None:

@@ -1,8 +1,8 @@
 """Counts how many runs break the promise: by the rules as worded, and by each way to break one on purpose.
 
-    python -m tests.rules                 5,000 runs of each
-    python -m tests.rules 20000 rules     only the rules as worded
-    python -m tests.rules 5000 p-unread   one fault, with the shortest sequence that shows it
+python -m tests.rules                 5,000 runs of each
+python -m tests.rules 20000 rules     only the rules as worded
+python -m tests.rules 5000 p-unread   one fault, with the shortest sequence that shows it
 """
 
 from __future__ import annotations

@@ -44,7 +44,9 @@ from typing import Literal, NamedTuple
 RETENTION_MS = 20
 IDEMPOTENCY_MS = RETENTION_MS
 OLD_MS = 2 * RETENTION_MS
-HEAD_MS = 3 * RETENTION_MS  # half a retention of skew on either side, and a cursor is old before the head that it needs is gone
+HEAD_MS = (
+    3 * RETENTION_MS
+)  # half a retention of skew on either side, and a cursor is old before the head that it needs is gone
 EPOCH_MS = 3 * RETENTION_MS
 
 FAULTS = {
@@ -378,7 +380,9 @@ class Log:
             return Gap(topic, None, entries[0].n, entries[0].place)
         return Gap(topic, None, head.n + 1 if head else None, None)
 
-    def _gap(self, now: int, place: Place, n: int | None, topic: str, entries: Sequence[Event], anew: bool) -> Gap | None:
+    def _gap(
+        self, now: int, place: Place, n: int | None, topic: str, entries: Sequence[Event], anew: bool
+    ) -> Gap | None:
         head, gap, faults = self.heads.get(topic), self._first(topic, entries), self.env.faults
         came_before = entries[0].p if entries else head.last if head else EARLIEST.id
         begins_a_life = came_before == EARLIEST.id
@@ -718,7 +722,9 @@ class Stream:
         self.looked = {}
         self.starts_over = "reset"
         if self.ask.k:
-            self.greeted = False  # not before it is known where the newest k begin; a bye until then has no place to tell
+            self.greeted = (
+                False  # not before it is known where the newest k begin; a bye until then has no place to tell
+            )
         else:
             self._hello("reset")
 

@@ -15,7 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .model import EARLIEST, OLD_MS, Ask, Bye, Cursor, Env, Event, Frame, Gap, Hello, Page, Place, Process, Shard, Stream
+from .model import (
+    EARLIEST,
+    OLD_MS,
+    Ask,
+    Bye,
+    Cursor,
+    Env,
+    Event,
+    Frame,
+    Gap,
+    Hello,
+    Page,
+    Place,
+    Process,
+    Shard,
+    Stream,
+)
 from .model import earliest as earliest_cursor
 from .model import page as answer_page
 

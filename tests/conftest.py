@@ -1,0 +1,58 @@
+"""Servers that the tests share: one Valkey and one relay for the whole run (of each worker)."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.servers import Relay, Valkey, token
+
+# So that the shared relay's own limits don't get into the way of tests that open many streams at once.
+SHARED_ENV = {
+    "RELAY_MAX_STREAMS_PER_SUB": "5000",
+    "RELAY_PUBLIC_TOPICS": "public/**",
+    "RELAY_HEARTBEAT_SECONDS": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A server for all tests: each uses topics of its own."""
+    server = Valkey(tmp_path_factory.mktemp("valkey")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def relay(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Relay]:
+    process = Relay(tmp_path_factory.mktemp("relay"), valkey.url, SHARED_ENV).start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+async def client(relay: Relay) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the shared relay with a token for everything."""
+    async with httpx.AsyncClient(base_url=relay.url, headers={"authorization": f"Bearer {token()}"}, timeout=10) as opened:
+        yield opened
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def need(tool: str, path: str | None) -> str:
+    """The path of a tool that a laptop may lack: then the test is skipped; in CI it fails."""
+    if path:
+        return path
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{tool} is missing, and CI must have it")
+    pytest.skip(f"{tool} is not installed")
