@@ -5,9 +5,10 @@ The same handlers serve inside the relay and alone on a function (`fallback.app`
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+import msgspec
 from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
@@ -18,11 +19,9 @@ from relay.answers import json_answer
 from relay.cursor import Cursor, Place
 from relay.guard import COOKIES, Guard, header
 from relay.log import Log
-from relay.query import Position, ReadQuery, parse_read
+from relay.query import ReadQuery, parse_read
 from relay.span import Gap
 from relay.topic import parse_topic, tag_of
-
-import msgspec
 
 VARY = "Origin, Authorization, Cookie, Last-Event-ID"
 

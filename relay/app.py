@@ -22,13 +22,12 @@ from relay.endpoints.publish import publish_handlers
 from relay.endpoints.status import Status, status_handlers
 from relay.errors import TooMany
 from relay.follow import Pace, Streams, refuse
-from relay.guard import Guard
+from relay.guard import guard_of
 from relay.hub import Hub
 from relay.log import Log
 from relay.logs import set_up_logs
 from relay.metrics import Metrics
-from relay.publishing import retention_of
-from relay.settings import Settings, read_settings
+from relay.settings import Settings, read_settings, retention_of
 from relay.tail import Tail
 
 logger = logging.getLogger("relay")
@@ -174,17 +173,6 @@ def end_on_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception():
         logger.critical("a task of the process failed", exc_info=task.exception())
         signal.raise_signal(signal.SIGTERM)
-
-
-def guard_of(settings: Settings) -> Guard:
-    return Guard(
-        settings.verifier(),
-        query_token=settings.query_token,
-        public=settings.public_topics,
-        subscription=settings.subscription,
-        origins=settings.allowed_origins,
-        trusted_proxies=settings.trusted_proxies,
-    )
 
 
 def create_app() -> Edge:

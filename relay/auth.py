@@ -189,6 +189,6 @@ def parse_subscription(value: Any) -> Subscription:
         return Subscription()
     status, until = value.get("status"), value.get("until")
     known = isinstance(until, int | float) and not isinstance(until, bool)
-    if not isinstance(status, str) or until is not None and not known:
+    if not isinstance(status, str) or (until is not None and not known):
         return Subscription()
     return Subscription(status, until)

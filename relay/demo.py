@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import environ
 
-
 from relay.errors import LogUnavailable
 from relay.logs import set_up_logs
 from relay.publishing import Publisher

@@ -99,7 +99,7 @@ class Keeper:
         self._thread.start()
         deadline = time.monotonic() + START_S
         while not find_url(self.data_dir):
-            if time.monotonic() > deadline or self._process and self._process.poll() is not None:
+            if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
                 self.stop()
                 raise SettingsError([f"the embedded Valkey did not start: see {self.data_dir / 'valkey.log'}"])
             time.sleep(0.02)

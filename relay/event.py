@@ -1,4 +1,4 @@
-"""An event as the log holds it."""
+"""An event as the log holds it, and how long it does."""
 
 import re
 
@@ -29,6 +29,15 @@ class Event(msgspec.Struct, frozen=True):
         """Its own id: a cursor of its topic alone."""
         prefix = f"{shard}-" if shard else ""
         return f"{prefix}{self.place}.{self.n}-{tag_of(self.topic)}"
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """How long the log keeps what: age is the promise, counts guard memory."""
+
+    retention_ms: int
+    topic_events: int
+    journal_events: int
+    idempotency_ms: int
 
 
 def is_publishable_name(name: str) -> bool:

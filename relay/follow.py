@@ -266,7 +266,7 @@ class Streams:
         behind = {
             shard: place
             for shard, place in places.items()
-            if reader.renewing or place != self.hub.rings[shard].place and looked.get(shard) != self.hub.rings[shard].step
+            if reader.renewing or (place != self.hub.rings[shard].place and looked.get(shard) != self.hub.rings[shard].step)
         }
         moved = self.hub.moved
         if not behind:  # it has read what the tail has yet to read
@@ -478,7 +478,7 @@ class Streams:
         known_ms = max(reader.cursor_ms, audience.pushed_ms)
         hub_ms = max(self.hub.rings[shard].place.ms for shard in audience.by_shard)
         quiet_ms = int(time.time() * 1000) - known_ms
-        return audience.hidden_ms > known_ms or hub_ms > known_ms and quiet_ms > self.log.retention.retention_ms / 4
+        return audience.hidden_ms > known_ms or (hub_ms > known_ms and quiet_ms > self.log.retention.retention_ms / 4)
 
 
 def bye(reason: str, cursor: str = "") -> bytes:

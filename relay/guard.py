@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from relay.auth import LEEWAY_S, NOBODY, Identity, Verifier
 from relay.errors import Forbidden, NotSubscribed, Unauthorized
 from relay.query import one, parse_fields
+from relay.settings import Settings
 from relay.topic import Patterns
 
 # `__Host-` cookies can only have been set by this host, over TLS (RFC 6265bis, section 4.1.3.2).
@@ -172,3 +173,14 @@ class Guard:
         until = identity.subscription.until if self._subscription == "claim" else None
         ends = [end for end in (identity.expires_s and identity.expires_s + LEEWAY_S, until) if end]
         return int(min(ends)) if ends else None
+
+
+def guard_of(settings: Settings) -> Guard:
+    return Guard(
+        settings.verifier(),
+        query_token=settings.query_token,
+        public=settings.public_topics,
+        subscription=settings.subscription,
+        origins=settings.allowed_origins,
+        trusted_proxies=settings.trusted_proxies,
+    )

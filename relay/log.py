@@ -33,7 +33,7 @@ from valkey.exceptions import BusyLoadingError, ReadOnlyError, ResponseError, Va
 
 from relay.cursor import Place
 from relay.errors import LogUnavailable, SettingsError
-from relay.event import Event
+from relay.event import Event, Retention
 from relay.span import Head, ShardRead, TopicRead
 
 CONNECT_S = 1.0
@@ -70,15 +70,6 @@ class Appended(msgspec.Struct, frozen=True):
     shard: int
     duplicate: bool = False
     reused: bool = False  # the key belongs to another event, which is the one named here; nothing was appended
-
-
-class Retention(msgspec.Struct, frozen=True):
-    """How long the log keeps what: age is the promise, counts guard memory."""
-
-    retention_ms: int
-    topic_events: int
-    journal_events: int
-    idempotency_ms: int
 
 
 class Bounds(msgspec.Struct, frozen=True):

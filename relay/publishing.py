@@ -22,8 +22,8 @@ import msgspec
 from relay.embedded import find_url
 from relay.errors import RelayError, SettingsError
 from relay.event import DEFAULT_NAME, RESERVED_NAMES, is_publishable_name
-from relay.log import Appended, Log, NewEvent, Retention
-from relay.settings import Settings, read_settings
+from relay.log import Appended, Log, NewEvent
+from relay.settings import Settings, read_settings, retention_of
 from relay.topic import parse_topic
 
 BATCH_EVENTS_MAX = 1000
@@ -62,15 +62,6 @@ def new_event(topic: str, data: bytes, name: str, key: str | None, max_bytes: in
         raise PublishError("data is nested too deeply", "bad_data") from error
     # Inside strings, JSON has no raw line breaks (RFC 8259, section 7), so these are all between tokens.
     return NewEvent(topic, name, data.replace(b"\r", b" ").replace(b"\n", b" "), key)
-
-
-def retention_of(settings: Settings) -> Retention:
-    return Retention(
-        settings.retention_seconds * 1000,
-        settings.retention_events,
-        settings.journal_events,
-        settings.idempotency_seconds * 1000,
-    )
 
 
 class Publisher:

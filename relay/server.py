@@ -19,8 +19,7 @@ from relay.embedded import run_valkey
 from relay.errors import LogUnavailable, SettingsError
 from relay.log import Log
 from relay.logs import log_config
-from relay.publishing import retention_of
-from relay.settings import Settings
+from relay.settings import Settings, retention_of
 
 RUNTIME_THREADS = 2  # the server's own threads beside Python's; measured: 10,000 streams are a quarter faster than with 1
 BACKLOG = 4096

@@ -17,6 +17,7 @@ import msgspec
 from relay.auth import Key, Verifier, parse_public_key, parse_secret
 from relay.cursor import SHARDS_MAX
 from relay.errors import SettingsError
+from relay.event import Retention
 from relay.topic import Patterns
 
 DAY_S = 86400
@@ -249,7 +250,7 @@ def read_settings(environ: Mapping[str, str] = os.environ, *, needs_key: bool = 
         try:
             values[setting.name.removeprefix("RELAY_").lower()] = setting.read(given)
         except ValueError as error:
-            shown = "" if "SECRET" in setting.name or "TOKEN" in setting.name and setting.read is text else f"={given[:80]}"
+            shown = "" if "SECRET" in setting.name or ("TOKEN" in setting.name and setting.read is text) else f"={given[:80]}"
             mistakes.append(f"{setting.name}{shown} {error}")
     if not mistakes and needs_key:
         mistakes += key_mistakes(values)
@@ -286,3 +287,13 @@ def streams_by_file_limit() -> int:
         return 1000
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 100_000 if hard == resource.RLIM_INFINITY else max(100, min(hard, 1_000_000) - 400)
+
+
+def retention_of(settings: Settings) -> Retention:
+    """What the log is told of how long to keep what."""
+    return Retention(
+        settings.retention_seconds * 1000,
+        settings.retention_events,
+        settings.journal_events,
+        settings.idempotency_seconds * 1000,
+    )

@@ -17,8 +17,8 @@ from relay.cursor import EARLIEST, Cursor, Place, parse_cursor, write_cursor
 from relay.embedded import find_url
 from relay.errors import LogUnavailable, SettingsError
 from relay.log import Bounds, Log, open_log
-from relay.publishing import BATCH_EVENTS_MAX, BATCH_BYTES_MAX, PublishError, Publisher, retention_of
-from relay.settings import Settings, read_settings
+from relay.publishing import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Publisher, PublishError
+from relay.settings import Settings, read_settings, retention_of
 from relay.span import judge
 from relay.topic import parse_topic
 

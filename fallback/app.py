@@ -1,0 +1,64 @@
+"""The polling API alone, for a function that deploys by itself: `fallback.app:create_app`.
+
+No tail, no hub, no server and nothing in the background: between two requests an instance may be frozen or thrown away. A
+`wait` here is one bounded blocking read of the topics' streams.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from litestar import Litestar
+
+from fallback.poll import Wait, poll_handlers
+from relay.admission import Admission
+from relay.answers import answer_error
+from relay.cursor import Place
+from relay.edge import Edge
+from relay.errors import SettingsError
+from relay.guard import guard_of
+from relay.log import Log
+from relay.settings import read_settings, retention_of
+from relay.span import Gap
+
+
+class Uncounted:
+    """An instance has no metrics of its own: its platform counts requests."""
+
+    def paged(self, verdict: str, status: int) -> None: ...
+
+    def gap(self, gap: Gap) -> None: ...
+
+
+def create_app() -> Edge:
+    """The ASGI application. Raises SettingsError, which names every mistake."""
+    settings = read_settings()
+    if not settings.valkey_url:
+        raise SettingsError(["RELAY_VALKEY_URL is not set: the polling function reads the relay's log"])
+    guard = guard_of(settings)
+    log = Log(settings.valkey_url, settings.shards, retention_of(settings))
+    admission = Admission(settings.max_streams, settings.max_streams_per_sub)
+
+    @asynccontextmanager
+    async def waiting(topics: Iterable[str], who: str) -> AsyncIterator[Wait]:
+        """The log itself is waited on, from the place where the last read ended: nothing has to be entered before."""
+        names = list(topics)
+
+        async def wait(places: dict[int, Place], wait_s: float) -> None:
+            await log.wait(places, names, wait_s)
+
+        with admission.hold(who):
+            yield wait
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        yield
+        await log.close()
+
+    app = Litestar(
+        poll_handlers(guard, log, waiting, Uncounted(), load=lambda: 0.0),
+        lifespan=[lifespan],
+        exception_handlers={Exception: answer_error},
+        openapi_config=None,
+        logging_config=None,
+    )
+    return Edge(app, guard)
