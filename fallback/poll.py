@@ -4,7 +4,7 @@ The same handlers serve inside the relay and alone on a function (`fallback.app`
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from fallback import described
 from fallback.page import Page, body, cache_control, etag, pace_ms, read_page
 from relay.answers import json_answer
 from relay.cursor import Cursor, Place
+from relay.errors import Unavailable
 from relay.guard import COOKIES, Guard, header
 from relay.log import Log
 from relay.query import ReadQuery, parse_read
@@ -48,7 +49,10 @@ def poll_handlers(guard: Guard, log: Log, waiting: Waiting, observer: Observer, 
         query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"))
         identity = guard.may_read(scope, query.topics)
         who = identity.sub or guard.address(scope)
-        page = await wait_for_page(log, query, waiting, who) if query.wait_s else await read_page(log, query)
+        if query.wait_s:
+            page = await while_connected(request.receive, wait_for_page(log, query, waiting, who))
+        else:
+            page = await read_page(log, query)
         for gap in page.gaps:
             observer.gap(gap)
         tag = etag(query, page)
@@ -105,6 +109,25 @@ async def wait_for_page(log: Log, query: ReadQuery, waiting: Waiting, who: str) 
             page = await read_page(log, onward(query, page))
     # The answer is for where the client asked from: that it waited doesn't make a first page a resumed one.
     return msgspec.structs.replace(page, resume=resume) if page.resume == "exact" else page
+
+
+async def while_connected(receive: Callable[[], Awaitable[Any]], work: Coroutine[Any, Any, Page]) -> Page:
+    """The work's result; the work ends when the client leaves, so that nobody's wait takes a place."""
+
+    async def client_leaves() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.create_task(work), asyncio.create_task(client_leaves())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Unavailable("the client left")  # told to nobody
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 def onward(query: ReadQuery, page: Page) -> ReadQuery:

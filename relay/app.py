@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from litestar import Litestar
-from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 
 import relay
 from fallback.poll import Wait, poll_handlers
@@ -27,6 +25,7 @@ from relay.hub import Hub
 from relay.log import Log
 from relay.logs import set_up_logs
 from relay.metrics import Metrics
+from relay.openapi import openapi_config
 from relay.settings import Settings, read_settings, retention_of
 from relay.tail import Tail
 
@@ -60,7 +59,7 @@ class Relay:
             ],
             lifespan=[self.lifespan],
             exception_handlers={Exception: answer_error},
-            openapi_config=OpenAPIConfig("Edge Relay", relay.__version__, render_plugins=[JsonRenderPlugin()]),
+            openapi_config=openapi_config(relay.__version__),
             logging_config=None,
         )
         return Edge(litestar, self.guard, self.run_stream)

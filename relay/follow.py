@@ -133,15 +133,14 @@ class Streams:
         reader.connection = f"c-{secrets.token_urlsafe(6)}"
         reader.handler = asyncio.current_task()
         reader.token_expires = start.expires_s
+        reader.newest = start.newest or None
         shards = reader.audience.by_shard
         if start.reset:
-            self._begin_anew(reader, start.newest)
+            self._begin_anew(reader)
         elif start.places is not None:
             # A shard that the cursor doesn't name starts at the journal's end.
             reader.places = {shard: start.places.get(shard, self.hub.rings[shard].place) for shard in shards}
             reader.n = start.n
-        else:
-            reader.newest = start.newest
         now = time.time()
         age = self.pace.stream_max_s * random.uniform(1 - AGE_JITTER, 1)
         reader.deadline_s = int(min(now + age, start.ends_s or math.inf)) + 1
@@ -188,10 +187,7 @@ class Streams:
     async def _follow(self, reader: Reader) -> None:
         """Brings a reader to the hub's place, chunk by chunk, and makes it live."""
         while True:
-            if reader.sending is not None:
-                async with asyncio.timeout(self.pace.send_s):
-                    await reader.sending
-                reader.sending = None
+            await self._sent(reader)
             if reader.ending:
                 return self._say_bye(reader)
             if reader.places is None:
@@ -209,11 +205,22 @@ class Streams:
             elif not self._take_from_ring(reader):
                 await self._take_from_log(reader)
 
+    async def _sent(self, reader: Reader) -> None:
+        """Until no chunk is under way. To be awaited after every other await and before a send: a heartbeat may have begun.
+
+        Raises TimeoutError for a client that takes nothing.
+        """
+        if reader.sending is not None:
+            async with asyncio.timeout(self.pace.send_s):
+                await reader.sending
+            reader.sending = None
+
     async def _find_start(self, reader: Reader) -> None:
         """A stream without a position: the newest k of each topic, or the hub's own place."""
         audience = reader.audience
         if reader.newest:
             landing = await self._read(reader, dict.fromkeys(audience.by_shard, EARLIEST), reader.newest)
+            await self._sent(reader)
             return self._land(reader, landing)
         if audience.single and audience.n is None:
             await self._count(reader)
@@ -244,7 +251,7 @@ class Streams:
             if len(reader.places) == 1:
                 chunk = audience.chunk_after(s, ring)
             else:
-                own = [event for event in ring.after(s) if event.topic in audience.topics and audience.wants(event)]
+                own = [event for event in ring.after(s) if event.topic in audience.members and audience.wants(event)]
                 chunk = framing.blocks(own, shard, False, reader.places)
             hello = b"" if reader.greeted else self._hello(reader, "exact")
             if audience.single:
@@ -279,12 +286,13 @@ class Streams:
                 raise
             await moved.wait()
             return
+        await self._sent(reader)
         self._land(reader, landing)
 
     def _land(self, reader: Reader, landing: Landing) -> None:
         """A read of the log is back: it tells what it found, and the reader is where the read ended."""
         if landing.reset:
-            return self._begin_anew(reader, reader.newest)
+            return self._begin_anew(reader)
         parts = []
         if reader.places is None or reader.renewing:  # the events' beginning is the place to resume from
             verdict = "reset" if reader.renewing else "new"
@@ -303,11 +311,10 @@ class Streams:
             reader.cursor_ms = max(place.ms for place in reader.places.values())
         self._send(reader, b"".join(parts))
 
-    def _begin_anew(self, reader: Reader, newest: int | None) -> None:
+    def _begin_anew(self, reader: Reader) -> None:
         """A reset: in all shards, since the client drops all that it has."""
         reader.places = dict.fromkeys(reader.audience.by_shard, EARLIEST)
         reader.n, reader.renewing, reader.looked, reader.starts = 0, True, None, None
-        reader.newest = newest or None
 
     # Reads of the log, shared
 

@@ -63,7 +63,7 @@ class Reader:
         self.connection = ""  # its name in log lines
         self.places: dict[int, Place] | None = None
         self.n: int | None = None  # a single topic's number at its place
-        self.newest: int | None = None  # k, until it is known where that begins
+        self.newest: int | None = None  # k, with which it begins, and begins anew after a reset
         self.starts: dict[str, tuple[int, int]] | None = None  # topics of which it wants only what is after a later id
         self.looked: dict[int, int] | None = None  # the hub's step when the last read that found the journal's end began
         self.live = False
@@ -85,6 +85,7 @@ class Audience:
     def __init__(self, topics: tuple[str, ...], names: frozenset[str] | None, version: str, shards: dict[int, list[str]]) -> None:
         self.key = (topics, names, version)
         self.topics = topics
+        self.members = frozenset(topics)
         self.names = names
         self.version = version
         self.by_shard = shards
@@ -118,7 +119,7 @@ class Audience:
     def chunk_after(self, s: int, ring: "Ring") -> bytes:
         """Its blocks after an entry of the ring, up to the ring's end. Of an audience of one shard."""
         if s < self.since:  # the ring holds more of it, from before there was this audience
-            older = [event for event in ring.between(s, self.since) if event.topic in self.topics and self.wants(event)]
+            older = [event for event in ring.between(s, self.since) if event.topic in self.members and self.wants(event)]
             self._sequence[:0] = [event.place.s for event in older]
             self._blocks[:0] = older
             self.since = s

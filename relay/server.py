@@ -13,8 +13,10 @@ from pathlib import Path
 
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
+from granian.log import LogLevels
 from granian.server.mp import MPServer
 
+import relay
 from relay.embedded import run_valkey
 from relay.errors import LogUnavailable, SettingsError
 from relay.log import Log
@@ -39,6 +41,7 @@ def serve(settings: Settings, alongside: Callable[[], AbstractContextManager[Non
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(stack.enter_context(metrics_directory()))
         asyncio.run(check_log(settings))
         stack.enter_context(alongside())
+        logger.info("Edge Relay %s listens on http://%s:%d", relay.__version__, settings.host, settings.port)
         server(settings).serve()
 
 
@@ -61,6 +64,7 @@ def server(settings: Settings) -> MPServer:
         http1_settings=HTTP1Settings(max_buffer_size=settings.http1_buffer_bytes),
         respawn_failed_workers=True,  # else one worker that dies takes the others with it
         workers_kill_timeout=int(settings.drain_seconds) + KILL_MARGIN_S,
+        log_level=LogLevels.warning,
         log_dictconfig=log_config(settings.log_format),
         log_access=False,
     )

@@ -67,20 +67,20 @@ class Tail:
 
     async def run(self) -> None:
         """Until cancelled. A server that is away is asked again, with growing pauses."""
-        pause = BACKOFF_S[0]
+        pause, told = BACKOFF_S[0], False
         while True:
             try:
                 if not self._started:
                     await self._start()
                 while True:
                     await self._step()
-                    if not self.connected:
+                    if told:
                         logger.info("the log is back", extra={"shard": self.shard})
-                    self.connected, pause = True, BACKOFF_S[0]
+                    self.connected, pause, told = True, BACKOFF_S[0], False
             except LogUnavailable as error:
-                if self.connected or not self._started:
+                if not told:
                     logger.warning("the log is away: %s", error, extra={"shard": self.shard})
-                self.connected = False
+                self.connected, told = False, True
             # Jitter, so that a fleet doesn't come back to its server in one moment.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, BACKOFF_S[1])

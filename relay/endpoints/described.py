@@ -1,12 +1,311 @@
 """How the relay's endpoints are described in OpenAPI."""
 
-from relay.openapi import operation
+from relay.errors import (
+    Forbidden,
+    Malformed,
+    NotFound,
+    NotSubscribed,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    Unprocessable,
+    WrongMediaType,
+)
+from relay.event import DEFAULT_NAME, RESERVED_NAMES
+from relay.metrics import CONTENT_TYPE
+from relay.openapi import (
+    ANYBODY,
+    CURSOR,
+    EVENT,
+    ONE_TOPIC,
+    PUBLISHER,
+    READ,
+    READER,
+    RETRY_AFTER,
+    SEVERAL_TOPICS,
+    STREAM_EXAMPLE,
+    TIME,
+    TOPIC_PATH,
+    Json,
+    closed,
+    header_of,
+    json_content,
+    nullable,
+    operation,
+    problems,
+    schema_ref,
+    whole_match,
+)
+from relay.publishing import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, KEY
 
-LIVE_TOPIC = operation("live_topic", "Live events of one topic")
-LIVE = operation("live", "Live events of several topics")
-PUBLISH = operation("publish", "Publish one event")
-PUBLISH_BATCH = operation("publish_batch", "Publish a batch")
-STATUS = operation("status", "How this process is")
-HEALTH = operation("healthz", "Alive")
-READY = operation("readyz", "Wants traffic")
-METRICS = operation("metrics", "Prometheus")
+# Live
+
+LIVE_DESCRIPTION = """
+A stream of Server-Sent Events. Its first event is `hello`, whose id is the place that the stream goes on from; then come the
+topics' events in the log's order, each with an id to resume from. An `EventSource` resumes by itself.
+
+Control events, with JSON as `data` (see the schemas of these names):
+
+- `hello` (`Hello`): where the stream goes on, and how: `resume` is `new`, `exact`, `gap` or `reset`. After `reset` drop what you
+  have: everything retained follows. An open stream whose log was lost gets a second `hello` with `reset`.
+- `gap` (`Gap`): events are missing; what is retained follows. On one topic it has an id.
+- `sync` (`Sync`): the cursor went on without an event to send: its topics are quiet, or `events` hid what came.
+- `bye` (`Bye`): the stream ends as planned, and `retry` says when to come back. Without a `hello` before it, it is a refusal: the
+  relay is stopping, has too many streams, or can't reach its log. That is a 200, since any other status ends an
+  `EventSource` for good.
+
+A quiet stream gets a comment as heartbeat. No event of a publisher bears the name of a control event.
+"""
+LIVE_RESPONSES: Json = {
+    "200": {
+        "description": "A stream, or a refusal (`bye` alone).",
+        "headers": {
+            "Cache-Control": header_of("Nothing may keep it, nor change it on its way.", {"const": "no-store, no-transform"}),
+            "X-Accel-Buffering": header_of("Tells nginx not to hold events back.", {"const": "no"}),
+        },
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE}},
+    },
+    **problems(Malformed, Unauthorized, NotSubscribed, Forbidden, NotFound),
+}
+
+LIVE_TOPIC = operation(
+    "liveTopic",
+    "Live events of one topic",
+    f"{LIVE_DESCRIPTION}\nHere `data` is the publisher's JSON alone, and an event's id is its own.",
+    tag="live",
+    parameters=[*ONE_TOPIC, *READ],
+    responses=LIVE_RESPONSES,
+    security=READER,
+)
+LIVE = operation(
+    "live",
+    "Live events of several topics on one connection",
+    f"{LIVE_DESCRIPTION}\nHere `data` is a `WrappedEvent`, and the block's id is the cursor of the whole stream. A gap is told for each topic.",
+    tag="live",
+    parameters=[*SEVERAL_TOPICS, *READ],
+    responses=LIVE_RESPONSES,
+    security=READER,
+)
+
+# Publishing
+
+NAMED: Json = {
+    "allOf": [schema_ref("EventName"), {"not": {"enum": sorted(RESERVED_NAMES)}}],
+    "default": DEFAULT_NAME,
+    "description": f"What kind of event it is. Reserved: {', '.join(f'`{name}`' for name in sorted(RESERVED_NAMES))}.",
+}
+DATA: Json = {"description": "Any JSON, kept to the letter, at most `RELAY_MAX_EVENT_BYTES` of it."}
+KEY_SCHEMA: Json = {"type": "string", "pattern": whole_match(KEY.pattern)}
+KEY_RULE = (
+    "Makes it safe to publish again: the same key on the same topic appends nothing and is answered as the first time. 1 to 255 "
+    "visible ASCII characters, known for `RELAY_IDEMPOTENCY_SECONDS`."
+)
+PUBLISH_SCHEMAS: Json = {
+    "NewEvent": closed(
+        {"data": DATA, "event": NAMED},
+        optional=["event"],
+        description="An event to append to the path's topic.",
+    ),
+    "NewItem": closed(
+        {
+            "topic": schema_ref("Topic"),
+            "data": DATA,
+            "event": NAMED,
+            "key": nullable(KEY_SCHEMA, f"Idempotency key. {KEY_RULE}"),
+        },
+        optional=["event", "key"],
+        description="An event of a batch.",
+    ),
+    "Published": closed(
+        {
+            "id": schema_ref("Cursor"),
+            "topic": schema_ref("Topic"),
+            "n": {"type": "integer", "minimum": 1, "description": "The event's number on its topic."},
+            "duplicate": {"type": "boolean", "description": "Whether the key was known: this is the first answer again, and nothing was appended."},
+        },
+        description="Where an event is in the log.",
+    ),
+}
+SAMPLE_DATA: Json = {"update_type": "new_number", "number": {"value": 25, "color": "red"}}
+PUBLISHED: Json = {"id": CURSOR, "topic": EVENT.topic, "n": EVENT.n, "duplicate": False}
+REFUSALS = problems(Malformed, Unauthorized, Forbidden, TooLarge, WrongMediaType, Unprocessable, Unavailable)
+
+PUBLISH = operation(
+    "publish",
+    "Publish one event",
+    "Appends an event to the topic. It needs a token whose `publish` grants match, in the Authorization header; no subscription.",
+    tag="publish",
+    parameters=[
+        *TOPIC_PATH,
+        {"name": "Idempotency-Key", "in": "header", "description": KEY_RULE, "schema": KEY_SCHEMA, "example": "spin-77"},
+    ],
+    body={
+        "required": True,
+        "content": json_content(
+            schema_ref("NewEvent"), named={"event": DEFAULT_NAME, "data": SAMPLE_DATA}, shortest={"data": SAMPLE_DATA}
+        ),
+    },
+    responses={
+        "201": {"description": "It is in the log.", "content": json_content(schema_ref("Published"), new=PUBLISHED)},
+        "200": {
+            "description": "It had been there: the key is known.",
+            "content": json_content(schema_ref("Published"), duplicate={**PUBLISHED, "duplicate": True}),
+        },
+        **REFUSALS,
+    },
+    security=PUBLISHER,
+    schemas=PUBLISH_SCHEMAS,
+)
+PUBLISH_BATCH = operation(
+    "publishBatch",
+    "Publish a batch",
+    f"""
+Appends up to {BATCH_EVENTS_MAX} events, on any topics, in at most {BATCH_BYTES_MAX >> 20} MiB. All are checked first: if one is bad
+or not granted, `index` names it and nothing is appended. Then they are appended in order. After a 503 some may be in the
+log: a batch whose items have keys is safe to repeat.
+""",
+    tag="publish",
+    body={
+        "required": True,
+        "content": json_content(
+            {"type": "array", "items": schema_ref("NewItem"), "maxItems": BATCH_EVENTS_MAX},
+            two=[
+                {"topic": EVENT.topic, "data": SAMPLE_DATA, "key": "spin-77"},
+                {"topic": "rounds/ROULETTE/124", "event": "closed", "data": None},
+            ],
+        ),
+    },
+    responses={
+        "200": {
+            "description": "All are in the log; answers in the order of the items.",
+            "content": json_content(
+                closed({"results": {"type": "array", "items": schema_ref("Published"), "maxItems": BATCH_EVENTS_MAX}}),
+                one={"results": [PUBLISHED]},
+            ),
+        },
+        **REFUSALS,
+    },
+    security=PUBLISHER,
+    schemas=PUBLISH_SCHEMAS,
+)
+
+# For people, balancers and Prometheus
+
+COUNT: Json = {"type": "integer", "minimum": 0}
+RATE: Json = {"type": "number", "minimum": 0, "description": "A second, over the last ten."}
+HERE: Json = {"enum": ["here", "away"], "description": "Whether the log's server answers."}
+TOTALS: Json = {
+    "version": {"type": "string"},
+    "uptime_s": COUNT,
+    "connections": {**COUNT, "description": "Open streams."},
+    "behind": {**COUNT, "description": "Streams that still read what they have missed."},
+    "waiting_polls": COUNT,
+    "topics": {**COUNT, "description": "Topics with open streams."},
+    "audiences": {**COUNT, "description": "Groups of streams that get the same bytes."},
+    "events": {**COUNT, "description": "Events that this process has seen in the log."},
+    "deliveries": {**COUNT, "description": "Events that it has pushed to streams."},
+    "events_per_s": RATE,
+    "deliveries_per_s": RATE,
+    "tail": closed(
+        {
+            "connected": {"type": "boolean"},
+            "lag_ms": nullable({"type": "number"}, "Age of the newest event when it was read; null before the first."),
+            "restarts": {**COUNT, "description": "Times it had to begin again at the log's end."},
+        },
+        description="What reads the log's end for this process.",
+    ),
+    "valkey": HERE,
+}
+DETAILS: Json = {
+    "host": {"type": "string"},
+    "pid": COUNT,
+    "valkey_server": nullable({"type": "object"}, "The server's own figures; null while it is away."),
+    "shards": {"type": "integer", "minimum": 1},
+    "retention": closed({"seconds": COUNT, "topic_events": COUNT, "journal_events": COUNT}),
+    "busiest_topics": {
+        "type": "array",
+        "items": closed({"topic": schema_ref("Topic"), "connections": COUNT}),
+        "description": "Topics with the most streams.",
+    },
+}
+TOTALS_SAMPLE: Json = {
+    "version": "0.1.0",
+    "uptime_s": 5025,
+    "connections": 812,
+    "behind": 3,
+    "waiting_polls": 14,
+    "topics": 41,
+    "audiences": 58,
+    "events": 90121,
+    "deliveries": 7311804,
+    "events_per_s": 18.2,
+    "deliveries_per_s": 1476.5,
+    "tail": {"connected": True, "lag_ms": 1, "restarts": 0},
+    "valkey": "here",
+}
+DETAILS_SAMPLE: Json = {
+    **TOTALS_SAMPLE,
+    "host": "relay-1",
+    "pid": 4711,
+    "valkey_server": {"valkey_version": "9.1.2", "used_memory": 104857600, "maxmemory_policy": "noeviction", "role": "master"},
+    "shards": 1,
+    "retention": {"seconds": 86400, "topic_events": 10000, "journal_events": 100000},
+    "busiest_topics": [{"topic": EVENT.topic, "connections": 611}],
+}
+READINESS = closed({"status": {"enum": ["ready", "draining"]}, "valkey": HERE})
+
+STATUS = operation(
+    "status",
+    "How this process is",
+    "Totals of the process that answers. A token with `admin: [\"status\"]` also sees its host, the log's server and the busiest topics.",
+    tag="service",
+    responses={
+        "200": {
+            "description": "Totals, and with such a token details.",
+            "content": json_content(schema_ref("Status"), totals=TOTALS_SAMPLE, details=DETAILS_SAMPLE),
+        },
+        **problems(Malformed, Unauthorized, Forbidden),
+    },
+    security=READER,
+    schemas={"Status": closed({**TOTALS, **DETAILS}, optional=list(DETAILS))},
+)
+HEALTH = operation(
+    "healthz",
+    "Alive",
+    "Answers as long as the process does. Restart it when it doesn't.",
+    tag="service",
+    responses={
+        "200": {"description": "Alive.", "content": json_content(closed({"status": {"const": "alive"}}), alive={"status": "alive"})},
+    },
+    security=ANYBODY,
+)
+READY = operation(
+    "readyz",
+    "Wants traffic",
+    "200 while the process wants traffic. An outage of the log is told in the body but is no 503: a balancer that finds all "
+    "relays red answers 503 itself, which ends every EventSource for good.",
+    tag="service",
+    responses={
+        "200": {"description": "Ready.", "content": json_content(READINESS, ready={"status": "ready", "valkey": "here"})},
+        "503": {
+            "description": "It is stopping.",
+            "headers": RETRY_AFTER,
+            "content": json_content(READINESS, draining={"status": "draining", "valkey": "here"}),
+        },
+    },
+    security=ANYBODY,
+)
+METRICS = operation(
+    "metrics",
+    "Figures for Prometheus",
+    "Sums over the workers of this machine. Asks for the token `RELAY_METRICS_TOKEN`, where that is set.",
+    tag="service",
+    responses={
+        "200": {
+            "description": "Prometheus' text format.",
+            "content": {CONTENT_TYPE: {"schema": {"type": "string"}, "example": "relay_connections 812.0\n"}},
+        },
+        **problems(Unauthorized),
+    },
+    security=[{"metrics": []}, {}],
+)
