@@ -1,6 +1,6 @@
 """How polling is described in OpenAPI."""
 
-from fallback.page import ENTRIES_MAX, PAGE_BYTES_MAX, PACE_MS
+from fallback.page import ENTRIES_MAX, PACE_MS, PAGE_BYTES_MAX
 from relay.errors import Forbidden, Malformed, NotFound, NotSubscribed, TooMany, Unauthorized, Unavailable
 from relay.openapi import (
     CURSOR,

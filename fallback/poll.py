@@ -20,7 +20,7 @@ from relay.cursor import Cursor, Place
 from relay.errors import Unavailable
 from relay.guard import COOKIES, Guard, header
 from relay.log import Log
-from relay.query import ReadQuery, parse_read
+from relay.query import ReadQuery, parse_fields, parse_read
 from relay.span import Gap
 from relay.topic import parse_topic, tag_of
 
@@ -89,7 +89,7 @@ def is_anonymous(scope: Any, guard: Guard, query: ReadQuery) -> bool:
     return (
         all(guard.public.match(topic) for topic in query.topics)
         and not header(scope, b"authorization")
-        and b"token=" not in scope["query_string"]
+        and "token" not in parse_fields(scope["query_string"])
         and not any(name in cookie for name in COOKIES)
     )
 

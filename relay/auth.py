@@ -81,6 +81,8 @@ class Verifier(msgspec.Struct, frozen=True):
         expires_s, sub = claims["exp"], claims["sub"]
         if not isinstance(sub, str) or not 1 <= len(sub) <= 255:
             raise Unauthorized("sub must be a string of 1 to 255 characters", code="bad_token")
+        if isinstance(expires_s, bool) or not isinstance(expires_s, int | float):  # PyJWT takes the text of a number too
+            raise Unauthorized("exp must be a number", code="bad_token")
         if expires_s > now_s + self.max_s:
             raise Unauthorized(f"exp is more than {self.max_s} s ahead: make tokens that end sooner", code="bad_token")
         return Identity(

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import relay
-from relay.errors import LogUnavailable, RelayError, SettingsError
+from relay.errors import LogUnavailable, Malformed, RelayError, SettingsError
 from relay.event import DEFAULT_NAME
 from relay.logs import set_up_logs
 from relay.settings import read_settings, unknown_names
@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SettingsError as error:
         for mistake in error.mistakes:
             print(f"relay: {mistake}", file=sys.stderr)
+        sys.exit(2)
+    except Malformed as error:  # a topic or a cursor among the arguments
+        print(f"relay: {error}", file=sys.stderr)
         sys.exit(2)
     except LogUnavailable as error:
         print(f"relay: the log is away: {error}", file=sys.stderr)

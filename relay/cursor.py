@@ -26,9 +26,9 @@ from relay.topic import tag_of
 CURSOR_BYTES_MAX = 512
 SHARDS_MAX = 12  # so that a cursor with a part of 42 bytes for each shard fits its 512
 PART = re.compile(
-    r"(?:([1-9]\d?)-)?"  # shard, unless it is the first
-    r"([0-9a-z]{1,16})\.(0|[1-9]\d{0,15})-(0|[1-9]\d{0,15})"  # epoch, ms, s
-    r"(?:\.(0|[1-9]\d{0,15})-([0-9a-z]{1,8}))?"  # the topic's number and tag
+    r"(?:([1-9][0-9]?)-)?"  # shard, unless it is the first
+    r"([0-9a-z]{1,16})\.(0|[1-9][0-9]{0,15})-(0|[1-9][0-9]{0,15})"  # epoch, ms, s
+    r"(?:\.(0|[1-9][0-9]{0,15})-([0-9a-z]{1,8}))?"  # the topic's number and tag
 )
 
 
@@ -87,8 +87,8 @@ def parse_cursor(text: str) -> Cursor:
                 code="bad_cursor",
             )
         shard = int(match[1] or 0)
-        if shard in places or shard >= SHARDS_MAX:
-            raise Malformed(f"the cursor names shard {shard} twice, or there can be no such shard", code="bad_cursor")
+        if shard <= max(places, default=-1) or shard >= SHARDS_MAX:
+            raise Malformed(f"the cursor names shard {shard} twice or out of order, or there can be no such shard", code="bad_cursor")
         places[shard] = Place(match[2], int(match[3]), int(match[4]))
         if match[5]:
             n, tag = int(match[5]), match[6]

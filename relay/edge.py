@@ -22,7 +22,8 @@ from relay.guard import PREFLIGHT, Guard, header
 from relay.topic import decode_part
 
 HOLD = "relay.hold"
-COMMON = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+# Pages and streams say themselves how long they may be kept; whatever doesn't may not be.
+COMMON = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store")]
 
 logger = logging.getLogger("relay")
 

@@ -27,8 +27,9 @@ class Event(msgspec.Struct, frozen=True):
 
     def cursor(self, shard: int) -> str:
         """Its own id: a cursor of its topic alone."""
-        prefix = f"{shard}-" if shard else ""
-        return f"{prefix}{self.place}.{self.n}-{tag_of(self.topic)}"
+        place = self.place
+        cursor = f"{place.epoch}.{place.ms}-{place.s}.{self.n}-{tag_of(self.topic)}"
+        return f"{shard}-{cursor}" if shard else cursor
 
 
 class Retention(msgspec.Struct, frozen=True):

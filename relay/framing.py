@@ -32,7 +32,8 @@ def blocks(events: Iterable[Event], shard: int, single: bool, places: Mapping[in
     if single:
         return b"".join([single_block(event, shard) for event in events])
     if len(places) == 1:
-        return b"".join([wrapped_block(event, shard, write_cursor({shard: event.place})) for event in events])
+        prefix = f"{shard}-" if shard else ""
+        return b"".join([wrapped_block(event, shard, f"{prefix}{event.place}") for event in events])
     at: MutableMapping[int, Place] = dict(places)
     parts = []
     for event in events:

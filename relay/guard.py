@@ -8,9 +8,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import urlsplit
 
 from relay.auth import LEEWAY_S, NOBODY, Identity, Verifier
 from relay.errors import Forbidden, NotSubscribed, Unauthorized
@@ -79,7 +77,7 @@ class Guard:
             return False
         if self._origins:
             return origin in self._origins
-        return urlsplit(origin).netloc == header(scope, b"host")
+        return origin.partition("://")[2] == header(scope, b"host") != ""
 
     def check_origin(self, scope: Scope) -> None:
         if self.allows_origin(scope):
@@ -119,11 +117,11 @@ class Guard:
         ours = self.allows_origin(scope) if origin else header(scope, b"sec-fetch-site") == "same-origin"
         if not ours:
             return ""
-        try:
-            cookies = SimpleCookie(header(scope, b"cookie"))
-        except CookieError:
-            return ""
-        return next((cookies[name].value for name in COOKIES if name in cookies), "")
+        # Not `http.cookies`, which drops all cookies when one, of whatever other application, isn't to its liking. HTTP/2 may
+        # bring them as several headers (RFC 9113, section 8.2.3).
+        pairs = [part.partition("=") for key, value in scope["headers"] if key == b"cookie" for part in value.decode("latin-1").split(";")]
+        cookies = {name.strip(): value.strip() for name, _, value in reversed(pairs)}
+        return next((cookies[name] for name in COOKIES if cookies.get(name)), "")
 
     # Decisions
 

@@ -6,6 +6,7 @@ can't differ; that the server answers what is written is held by `tests/test_ope
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -49,8 +50,8 @@ Json = dict[str, Any]
 
 PATH = "/schema/openapi.json"
 
-DESCRIPTION = f"""
-Backends append events to a **topic**, `{{collection}}/{{type}}/{{id}}`. Browsers read them live over Server-Sent Events, or as
+DESCRIPTION = """
+Backends append events to a **topic**, `{collection}/{type}/{id}`. Browsers read them live over Server-Sent Events, or as
 JSON pages. Both read one log with one **cursor**: whoever sends the last cursor it saw goes on right behind it, through
 either door and on any process, and is told when events between are no longer retained.
 
@@ -155,14 +156,22 @@ SCHEMAS: Json = {
         examples=[msgspec.json.decode(framing.page_item(EVENT, 0))],
     ),
     "WrappedEvent": closed(
-        {"id": schema_ref("Cursor"), "topic": schema_ref("Topic"), "n": NUMBER, "ts": TIME, "data": {"description": "The publisher's JSON."}},
+        {
+            "id": schema_ref("Cursor"),
+            "topic": schema_ref("Topic"),
+            "n": NUMBER,
+            "ts": TIME,
+            "data": {"description": "The publisher's JSON."},
+        },
         description="`data` of an event on a stream of several topics. The block's own `id` is the stream's cursor.",
         examples=[{"id": CURSOR, "topic": EVENT.topic, "n": EVENT.n, "ts": EVENT.ts, "data": msgspec.json.decode(EVENT.data)}],
     ),
     "Gap": closed(
         {
             "topic": schema_ref("Topic"),
-            "lost": nullable({"type": "integer", "minimum": 0}, "How many events of the topic are missing; null where that can't be known."),
+            "lost": nullable(
+                {"type": "integer", "minimum": 0}, "How many events of the topic are missing; null where that can't be known."
+            ),
             "first_n": nullable(NUMBER, "Number of the first retained event, or of the next one if none is."),
             "oldest": nullable(schema_ref("Cursor"), "Id of the first retained event."),
         },
@@ -173,7 +182,10 @@ SCHEMAS: Json = {
         {
             "cursor": schema_ref("Cursor"),
             "resume": {"enum": ["new", "exact", "gap", "reset"], "description": f"{VERDICT}."},
-            "heartbeat_s": {"type": "number", "description": "A quiet stream gets a comment so often; much longer silence means it is dead."},
+            "heartbeat_s": {
+                "type": "number",
+                "description": "A quiet stream gets a comment so often; much longer silence means it is dead.",
+            },
             "time": TIME,
             "connection": {"type": "string", "description": "Names this stream in the relay's log lines."},
             "token_expires": nullable({"type": "integer"}, "The token's `exp`, in unix seconds; null without a token."),
@@ -195,14 +207,18 @@ SCHEMAS: Json = {
             },
             "reconnect_ms": {"type": "integer", "minimum": 1, "description": "When to come back; the same as the block's `retry`."},
         },
-        description="`data` of the control event `bye`, the last of a stream that ends as planned. Without a `hello` before, it is a refusal.",
+        description="`data` of the control event `bye`, the last of a stream that ends as planned. Without a `hello` it is a refusal.",
         examples=[BYE],
     ),
     "Problem": closed(
         {
             "title": {"type": "string"},
             "status": {"type": "integer"},
-            "code": {"type": "string", "pattern": "^[a-z_]+$", "description": "For programs: stays as it is, while titles and details may change."},
+            "code": {
+                "type": "string",
+                "pattern": "^[a-z_]+$",
+                "description": "For programs: stays as it is, while titles and details may change.",
+            },
             "detail": {"type": "string", "description": "What is wrong, and the way out."},
             "index": {"type": "integer", "minimum": 0, "description": "Which item of a batch, counted from 0."},
         },
@@ -281,7 +297,7 @@ PARAMETERS: Json = {
             f"The same as `cursor`, for clients that can't set `Last-Event-ID`; counts before `{after}`.",
             schema_ref("Cursor"),
         )
-        for name, after in zip(POSITION_NAMES, POSITION_NAMES[1:], strict=False)
+        for name, after in pairwise(POSITION_NAMES)
     },
     "LastEventId": {
         "name": "Last-Event-ID",

@@ -22,7 +22,7 @@ FIELDS_MAX = 150
 VERSIONS = ("v1",)
 # In the order in which they count. EventSource polyfills and older clients send their id by one of these names.
 POSITION_NAMES = ("last_event_id", "lastEventId", "lastEventID", "cursor")
-WAIT = re.compile(r"\d{1,2}(\.\d{1,3})?")
+WAIT = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?")
 
 
 class Position(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ is told of, since a misspelt limit would silently be its default; it is no mista
 """
 
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -112,7 +113,12 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 
 def valkey_url(value: str) -> str:
-    if value and urlsplit(value).scheme not in ("valkey", "valkeys", "redis", "rediss", "unix"):
+    try:
+        parts = urlsplit(value)
+        valid = parts.scheme in ("valkey", "valkeys", "redis", "rediss", "unix") and parts.port != 0
+    except ValueError:  # brackets or a port that are none
+        valid = False
+    if value and not valid:
         raise ValueError("is not a URL of the form valkey://host:6379/0, valkeys://… (TLS) or unix:///path")
     return value
 
@@ -155,7 +161,13 @@ def origins(value: str) -> tuple[str, ...]:
 
 
 def networks(value: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in value.split(",") if part.strip())
+    found = tuple(part.strip() for part in value.split(",") if part.strip())
+    for part in found:
+        try:
+            ipaddress.ip_network(part)
+        except ValueError as error:
+            raise ValueError(f"has a network that is none: {error}; write 10.0.0.0/8 or 192.0.2.7") from error
+    return found
 
 
 SETTINGS = [
@@ -197,7 +209,7 @@ SETTINGS = [
     Setting(
         "RELAY_IDEMPOTENCY_SECONDS",
         whole(1, 365 * DAY_S),
-        "",
+        str(DAY_S),
         "how long an idempotency key is known; unset: as long as events",
     ),
     Setting("RELAY_SHARDS", whole(1, SHARDS_MAX), "1", "parts of the log; fixed once the log exists"),
@@ -232,6 +244,10 @@ SETTINGS = [
     ),
     Setting("RELAY_LOG_FORMAT", one_of("text", "json"), "text", "log lines as `text` or `json`"),
 ]
+# What counts where a setting is unset.
+STAND_INS = {"RELAY_PORT": "PORT", "RELAY_IDEMPOTENCY_SECONDS": "RELAY_RETENTION_SECONDS"}
+# Whose values no message shows. A URL may hold a password.
+HIDDEN = frozenset({"RELAY_JWT_SECRET", "RELAY_METRICS_TOKEN", "RELAY_VALKEY_URL"})
 # What the launcher tells its workers; no settings.
 INTERNAL = frozenset({"RELAY_METRICS_DIR"})
 
@@ -239,23 +255,21 @@ INTERNAL = frozenset({"RELAY_METRICS_DIR"})
 def read_settings(environ: Mapping[str, str] = os.environ, *, needs_key: bool = True) -> Settings:
     """Raises SettingsError, which names every mistake. `needs_key` is False for commands that check no token."""
     environ = {name: value for name, value in environ.items() if value.strip()}
-    if "RELAY_PORT" not in environ and "PORT" in environ:
-        environ["RELAY_PORT"] = environ["PORT"]
-    environ.setdefault("RELAY_IDEMPOTENCY_SECONDS", environ.get("RELAY_RETENTION_SECONDS", str(DAY_S)))
     environ.setdefault("RELAY_MAX_STREAMS", str(streams_by_file_limit()))
     values: dict[str, Any] = {}
-    mistakes = []
+    mistakes: list[str] = []
     for setting in SETTINGS:
-        given = environ.get(setting.name, setting.default).strip()
+        name = next((name for name in (setting.name, STAND_INS.get(setting.name)) if name in environ), setting.name)
+        given = environ.get(name, setting.default).strip()
         try:
             values[setting.name.removeprefix("RELAY_").lower()] = setting.read(given)
         except ValueError as error:
-            shown = "" if "SECRET" in setting.name or ("TOKEN" in setting.name and setting.read is text) else f"={given[:80]}"
-            mistakes.append(f"{setting.name}{shown} {error}")
+            shown = "" if name in HIDDEN else f"={given[:80]}"
+            mistakes.append(f"{name}{shown} {error}")
     if not mistakes and needs_key:
         mistakes += key_mistakes(values)
     if mistakes:
-        raise SettingsError(mistakes)
+        raise SettingsError(list(dict.fromkeys(mistakes)))
     return Settings(**values)
 
 

@@ -24,7 +24,6 @@ from relay.openapi import (
     RETRY_AFTER,
     SEVERAL_TOPICS,
     STREAM_EXAMPLE,
-    TIME,
     TOPIC_PATH,
     Json,
     closed,
@@ -80,7 +79,7 @@ LIVE_TOPIC = operation(
 LIVE = operation(
     "live",
     "Live events of several topics on one connection",
-    f"{LIVE_DESCRIPTION}\nHere `data` is a `WrappedEvent`, and the block's id is the cursor of the whole stream. A gap is told for each topic.",
+    f"{LIVE_DESCRIPTION}\nHere `data` is a `WrappedEvent`, and the block's id is the cursor of the whole stream. Each topic's gap is told.",
     tag="live",
     parameters=[*SEVERAL_TOPICS, *READ],
     responses=LIVE_RESPONSES,
@@ -121,7 +120,10 @@ PUBLISH_SCHEMAS: Json = {
             "id": schema_ref("Cursor"),
             "topic": schema_ref("Topic"),
             "n": {"type": "integer", "minimum": 1, "description": "The event's number on its topic."},
-            "duplicate": {"type": "boolean", "description": "Whether the key was known: this is the first answer again, and nothing was appended."},
+            "duplicate": {
+                "type": "boolean",
+                "description": "Whether the key was known: this is the first answer again, and nothing was appended.",
+            },
         },
         description="Where an event is in the log.",
     ),
@@ -141,9 +143,7 @@ PUBLISH = operation(
     ],
     body={
         "required": True,
-        "content": json_content(
-            schema_ref("NewEvent"), named={"event": DEFAULT_NAME, "data": SAMPLE_DATA}, shortest={"data": SAMPLE_DATA}
-        ),
+        "content": json_content(schema_ref("NewEvent"), named={"event": DEFAULT_NAME, "data": SAMPLE_DATA}, shortest={"data": SAMPLE_DATA}),
     },
     responses={
         "201": {"description": "It is in the log.", "content": json_content(schema_ref("Published"), new=PUBLISHED)},
@@ -257,7 +257,7 @@ READINESS = closed({"status": {"enum": ["ready", "draining"]}, "valkey": HERE})
 STATUS = operation(
     "status",
     "How this process is",
-    "Totals of the process that answers. A token with `admin: [\"status\"]` also sees its host, the log's server and the busiest topics.",
+    'Totals of the process that answers. A token with `admin: ["status"]` also sees its host, the log\'s server and the busiest topics.',
     tag="service",
     responses={
         "200": {
@@ -303,7 +303,7 @@ METRICS = operation(
     responses={
         "200": {
             "description": "Prometheus' text format.",
-            "content": {CONTENT_TYPE: {"schema": {"type": "string"}, "example": "relay_connections 812.0\n"}},
+            "content": {f"{CONTENT_TYPE}; charset=utf-8": {"schema": {"type": "string"}, "example": "relay_connections 812.0\n"}},
         },
         **problems(Unauthorized),
     },

@@ -121,6 +121,7 @@ async def read_json(request: Request[Any, Any, Any]) -> bytes:
 def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     """Raises Malformed for what is no JSON, Unprocessable for JSON of another shape (a batch's item is named)."""
     try:
+        body.decode()  # what is taken as it is, `data`, the decoder doesn't look into
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         item = re.search(r"at `\$\[(\d+)\]", str(error))

@@ -44,15 +44,14 @@ from typing import Literal, NamedTuple
 RETENTION_MS = 20
 IDEMPOTENCY_MS = RETENTION_MS
 OLD_MS = 2 * RETENTION_MS
-HEAD_MS = (
-    3 * RETENTION_MS
-)  # half a retention of skew on either side, and a cursor is old before the head that it needs is gone
+HEAD_MS = 3 * RETENTION_MS  # half a retention of skew on either side, and a cursor is old before the head that it needs is gone
 EPOCH_MS = 3 * RETENTION_MS
 
 FAULTS = {
     "numbers-restart": "Append: a topic's new life counts from 1",
     "ids-follow-the-clock": "Append: an id has the server's time, whatever the last one was",
     "key-unread": "Append: a known idempotency key appends again",
+    "key-reused": "Append: a known key answers for whatever is published under it",
     "equal-by-id": "Place: a reader is live where its id is the hub's, whatever the epochs",
     "number-of-another-topic": "Place: the cursor's number is taken for whatever topic is asked",
     "any-epoch": "Reset: a place is valid if its id isn't beyond the last one",
@@ -84,6 +83,8 @@ FAULTS = {
     "hello-at-tail": "Contract: a hello's id is the hub's place",
     "hello-after-k": "Contract: with `k`, the hello's id is the place after the newest k",
     "gap-at-oldest": "Contract: a gap's id is the oldest retained event's own",
+    "reset-untold": "Contract: a reset tells no gap of each topic",
+    "bye-in-reset": "Contract: a bye's id is a place that its reader is reset to, before the client was told of the reset",
     "bye-at-tail": "Contract: a bye's id is the hub's place",
 }
 
@@ -286,7 +287,8 @@ class Log:
     def append(self, now: int, replid: int, draft: Draft) -> Appended:
         known = self.keys.get((draft.topic, draft.key)) if draft.key else None
         if known and "key-unread" not in self.env.faults:
-            return Appended(known.place, known.n, "duplicate" if known.draft == draft else "reused")
+            same = known.draft == draft or "key-reused" in self.env.faults
+            return Appended(known.place, known.n, "duplicate" if same else "reused")
         if not self.epoch or self.replid != replid:
             self._open_epoch(now, replid)
         event = self._write(now, draft)
@@ -380,14 +382,12 @@ class Log:
             return Gap(topic, None, entries[0].n, entries[0].place)
         return Gap(topic, None, head.n + 1 if head else None, None)
 
-    def _gap(
-        self, now: int, place: Place, n: int | None, topic: str, entries: Sequence[Event], anew: bool
-    ) -> Gap | None:
+    def _gap(self, now: int, place: Place, n: int | None, topic: str, entries: Sequence[Event], anew: bool) -> Gap | None:
         head, gap, faults = self.heads.get(topic), self._first(topic, entries), self.env.faults
         came_before = entries[0].p if entries else head.last if head else EARLIEST.id
         begins_a_life = came_before == EARLIEST.id
         old = place.id[0] < now - OLD_MS and place.id != self.last and "old-cursors-trusted" not in faults
-        if anew or old and begins_a_life and place != EARLIEST:
+        if anew or (old and begins_a_life and place != EARLIEST):
             return gap
         if came_before <= place.id or "p-unread" in faults:
             return None
@@ -484,7 +484,7 @@ class Hub:
         """
         if batch and batch[0].place.id[1] != self.place.id[1] + 1 and "tail-uncounted" not in self.faults:
             return True
-        doubtful = not batch or batch[0].place.epoch != self.place.epoch and "tail-epoch-unchecked" not in self.faults
+        doubtful = not batch or (batch[0].place.epoch != self.place.epoch and "tail-epoch-unchecked" not in self.faults)
         return doubtful and not self.shard.log.valid(self.place) and "tail-place-unchecked" not in self.faults
 
     def _return_to_end(self) -> None:
@@ -574,7 +574,9 @@ class Stream:
     def _join(self, cursor: Cursor | None) -> None:
         if cursor:
             self.places, self.n = resumed(cursor, self.ask, self.places, self.faults)
-            self.live = "joins-live" in self.faults
+            if "joins-live" in self.faults:
+                self.live = True
+                self._hello("exact")
         elif self.ask.k:
             self.starts_over = "new"
             self._begin(self.ask.k, share=True)
@@ -598,11 +600,7 @@ class Stream:
 
     def frames(self, shard: int, events: Iterable[Event]) -> list[Frame]:
         """Events of the shard as this reader's audience gets them, each with the cursor after it."""
-        return [
-            Frame(self._cursor({**self.places, shard: event.place}, event.n), event)
-            for event in events
-            if self.ask.wants(event)
-        ]
+        return [Frame(self._cursor({**self.places, shard: event.place}, event.n), event) for event in events if self.ask.wants(event)]
 
     def _move(self, shard: int, events: Sequence[Event], end: Place) -> None:
         """The filter hides events, but they count."""
@@ -669,7 +667,8 @@ class Stream:
     def _read(self, shard: Shard, most: int) -> Read | None:
         if self.starts_over and self.ask.k:
             return shard.newest(self.ask.topics, self.ask.k)
-        return shard.read(self.places[shard.number], self.n, self.ask.topics, most, anew=bool(self.starts_over))
+        anew = bool(self.starts_over) and "reset-untold" not in self.faults
+        return shard.read(self.places[shard.number], self.n, self.ask.topics, most, anew)
 
     def _land(self, fetch: Fetch) -> None:
         """A read is back. It may have been another's, and the hub may have moved since it began."""
@@ -721,10 +720,8 @@ class Stream:
         self.places |= dict.fromkeys(shards if "one-shard-resets" in self.faults else self.hubs, EARLIEST)
         self.looked = {}
         self.starts_over = "reset"
-        if self.ask.k:
-            self.greeted = (
-                False  # not before it is known where the newest k begin; a bye until then has no place to tell
-            )
+        if self.ask.k:  # not before it is known where the newest k begin; a bye until then has no place to tell
+            self.greeted = "bye-in-reset" in self.faults
         else:
             self._hello("reset")
 
@@ -737,12 +734,13 @@ class Stream:
         """A planned end. Without a hello before it is a refusal, and has no place to tell."""
         cursor = self._at_tail() if "bye-at-tail" in self.faults else self.cursor()
         self.wire.append(Frame(cursor if self.greeted else None, Bye(reason)))
+        self.leave()
+
+    def leave(self) -> None:
         self.process.streams.remove(self)
 
 
-def resumed(
-    cursor: Cursor, ask: Ask, now: Mapping[int, Place], faults: frozenset[str]
-) -> tuple[dict[int, Place], int | None]:
+def resumed(cursor: Cursor, ask: Ask, now: Mapping[int, Place], faults: frozenset[str]) -> tuple[dict[int, Place], int | None]:
     """The places and the number which a cursor means for what is asked."""
     places = {shard: cursor.places[shard] or place for shard, place in now.items()}
     theirs = cursor.topic == ask.topics or "number-of-another-topic" in faults
@@ -788,9 +786,7 @@ def page(env: Env, shards: Sequence[Shard], ask: Ask, cursor: Cursor | None, lim
     return Page(tuple(events), cursor_of(env.shape, ask, places, n), more, resume, gaps)
 
 
-def _page_reads(
-    env: Env, shards: Sequence[Shard], ask: Ask, cursor: Cursor | None, limit: int
-) -> tuple[Resume, dict[int, Read]]:
+def _page_reads(env: Env, shards: Sequence[Shard], ask: Ask, cursor: Cursor | None, limit: int) -> tuple[Resume, dict[int, Read]]:
     mine = {shard: shards[shard] for shard in env.shape.shards_of(ask.topics)}
     if not cursor and ask.k:
         return "new", {i: shard.newest(ask.topics, ask.k) for i, shard in mine.items()}

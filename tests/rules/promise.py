@@ -1,39 +1,25 @@
 """What a client keeps and what it was promised: every retained event once and in order, and the truth about what is gone.
 
-A `Client` does what a browser or a poller does, by what is on the wire: it keeps the last id, drops its state at a reset, comes back with its
-cursor. Its `Promise` is the judge. It compares each frame with `Log.ever`, all that was appended to the log as it is now, and with what is
-still retained; so it may judge the frames of a real relay too, if the model's log holds the same events under the same places.
+A `Client` does what a browser or a poller does, by what is on the wire: it keeps the last id, drops its state at a reset, comes
+back with its cursor. Its `Promise` is the judge. It compares each frame with `Log.ever`, all that was appended to the log as it is
+now, and with what is still retained; so it can judge the frames of a real relay too, if the model's log holds the same events
+under the same places.
 
-What a client is owed, by shard: all events of its topics after the first place that a cursor of its names there, or, at the earliest, all of
-the topics' present lives; with `k` also the newest k as it asks. Not what a gap told as lost, and not what its filter hides.
+What a client is owed, by shard: all events of its topics after the first place that a cursor of its names there, or, at the
+earliest, all of the topics' present lives; with `k` also the newest k as it asks. Not what a gap told as lost, and not what its
+filter hides.
 
-A frame is judged when it is taken, which may be long after it was sent. Since then events may have been trimmed, or the log lost: so a
-claim that something is gone must be true now, and where the log was lost since the client connected, what was sent before isn't judged.
+A frame is judged when it is taken, which may be long after it was sent. Since then events may have been trimmed, or the log lost:
+so a claim that something is gone must be true now, and where the log was lost since the client connected, what was claimed before
+isn't judged, since a reset must follow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .model import (
-    EARLIEST,
-    OLD_MS,
-    Ask,
-    Bye,
-    Cursor,
-    Env,
-    Event,
-    Frame,
-    Gap,
-    Hello,
-    Page,
-    Place,
-    Process,
-    Shard,
-    Stream,
-)
-from .model import earliest as earliest_cursor
-from .model import page as answer_page
+from . import model
+from .model import EARLIEST, OLD_MS, Ask, Bye, Cursor, Env, Event, Frame, Gap, Hello, Page, Place, Process, Shard, Stream, Sync
 
 
 class Violation(Exception):
@@ -49,20 +35,23 @@ class Promise:
         self.seen: list[Event] = []
         self.excused: set[Event] = set()  # was before its time, or was told as lost
         self.dropped = False  # after a reset, until the first event: a gap is told of each topic, whatever is missing
-        self.losses, self.unowed_k = 0, set[Event]()
+        self.gaps_due = 0  # before the next event
         self.connected()
 
     # What the client does
 
     def connected(self) -> None:
-        """What came before may not be judged by what happens from now on. With `k`, the newest as of now are owed."""
+        """With `k`, the newest as of now are owed. And what was claimed before a loss isn't judged; but now there is a new start."""
         self.losses = self._losses()
-        newest = {event for topic in self.ask.topics for event in self._retained(topic)[-self.ask.k or 1000 :]}
-        self.unowed_k = set(self._all()) - newest
+        self.gaps_due = 0
+        self.before_newest: set[Event] = set()
+        if self.ask.k and not self.at:
+            newest = [event for topic in self.ask.topics for event in self._retained(topic)[-self.ask.k :]]
+            self.before_newest = set(self._ever()).difference(newest)
 
     def choose(self, topics: str) -> None:
         """Other topics from now on, by the same cursor: of a new one, what comes after its place."""
-        added = set(topics) - set(self.ask.topics)
+        added = set(topics).difference(self.ask.topics)
         self.ask = self.ask._replace(topics=topics)
         for shard, place in self.at.items():
             self._begin(shard, place, added)
@@ -70,21 +59,17 @@ class Promise:
     # What it gets
 
     def hello(self, hello: Hello) -> None:
-        if hello.resume == "reset":
-            self._reset(hello.cursor, page=False)
-        elif hello.resume == "new" and self.ask.k and not self.at:
-            self.excused |= self.unowed_k
+        self._greet(hello.resume, page=False)
         self.moved(hello.cursor)
 
     def page(self, page: Page) -> None:
-        if page.resume == "reset":
-            self._reset(None, page=True)
-        elif page.resume == "new" and self.ask.k and not self.at:
-            self.excused |= self.unowed_k
+        self._greet(page.resume, page=True)
         for gap in page.gaps:
             self.gap(gap)
         for event in page.events:
             self.event(event)
+        if self.gaps_due or (page.gaps and page.resume not in ("gap", "reset")):
+            raise Violation(f"wrong resume: {page}")
         self.moved(page.cursor)
 
     def moved(self, cursor: Cursor) -> None:
@@ -102,20 +87,21 @@ class Promise:
 
     def gap(self, gap: Gap) -> None:
         shard = self.env.shape.shard_of(gap.topic)
-        place = self.at.get(shard, EARLIEST)
-        retained = self._retained(gap.topic)
+        place, retained = self.at.get(shard, EARLIEST), self._retained(gap.topic)
         after = [e for e in self.shards[shard].log.ever if e.topic == gap.topic and e.place.id > place.id]
         gone = [e for e in after if (e not in retained if gap.first_n is None else e.n < gap.first_n)]
         if self._is_of_this_log(gap, shard):
-            self._check_gap(gap, place, gone, [e for e in gone if e in retained])
-        self.excused |= set(gone)
+            self._check_gap(gap, place, gone)
+        self.excused.update(gone)
+        self.gaps_due = max(0, self.gaps_due - 1)
 
     def event(self, event: Event) -> None:
         shard = self._shard(event)
-        before = [e for e in self.seen if self._shard(e) == shard]
-        ever = self.shards[shard].log.ever
+        before, ever = [e for e in self.seen if self._shard(e) == shard], self.shards[shard].log.ever
         if not self.ask.wants(event):
             raise Violation(f"not asked for: {event}")
+        if self.gaps_due:
+            raise Violation(f"untold: {event} before a gap")
         if event in before:
             raise Violation(f"twice: {event}")
         if event in ever and (lost := [e for e in before if e not in ever]):
@@ -130,43 +116,58 @@ class Promise:
     def life_over(self, shard: int, topic: str) -> None:
         """The earliest is whatever is there when one looks: a life that ended before that was never promised."""
         if self.at.get(shard) == EARLIEST:
-            self.excused |= {event for event in self._all() if event.topic == topic}
+            self.excused.update(event for event in self._ever() if event.topic == topic)
 
     # Whether it fits
 
     def settled(self, how: str) -> None:
         """The client has caught up: it has, or was told of, all that it is owed, and has nothing that the log lost."""
-        owed = [e for e in self._all() if self.ask.wants(e) and self._shard(e) in self.at and e not in self.excused]
-        if missing := [event for event in owed if event not in self.seen]:
-            raise Violation(f"missing: {missing[0]} ({how}, at {self.at})")
+        for event in self._ever():
+            owed = self.ask.wants(event) and self._shard(event) in self.at and event not in self.excused
+            if owed and event not in self.seen:
+                raise Violation(f"missing: {event} ({how}, at {self.at})")
         if kept := [event for event in self.seen if event not in self.shards[self._shard(event)].log.ever]:
             raise Violation(f"kept without a reset: {kept[0]} ({how}, at {self.at})")
 
-    def _check_gap(self, gap: Gap, place: Place, gone: Sequence[Event], retained: Sequence[Event]) -> None:
-        told = f"{gap} at {place}"
+    def _greet(self, resume: model.Resume, page: bool) -> None:
+        if resume == "reset":
+            self._check_reset(page)
+            self.at, self.seen, self.excused, self.dropped = {}, [], set(), True
+            if not self.ask.k:
+                self.moved(model.earliest(self.env.shape, self.ask))
+        elif resume == "new" and not self.at:
+            self.excused |= self.before_newest
+        self.gaps_due = {"gap": 1, "reset": len(self.ask.topics)}.get(resume, 0)
+
+    def _check_reset(self, page: bool) -> None:
+        """Honest if a place isn't one of the log any more, or is too old to tell."""
+        lost = any(not self._holds(shard, place) for shard, place in self.at.items())
+        old = any(self._old(place) for place in self.at.values())
+        # A stream's places may be ahead of the client's, or come from a hub that doesn't know yet of a loss, however old.
+        lost_ahead = not page and self._losses() > 0
+        if not (lost or old or lost_ahead):
+            raise Violation(f"false reset: at {self.at}")
+
+    def _check_gap(self, gap: Gap, place: Place, gone: Sequence[Event]) -> None:
+        told, retained = f"{gap} at {place}", [event for event in gone if event in self._retained(gap.topic)]
         if retained and not (self.dropped and self.ask.k):
             raise Violation(f"gap over a retained event: {told}, {retained[0]}")
-        if gap.oldest and gap.first_n not in [e.n for e in self._all() if e.place == gap.oldest]:
+        if gap.oldest and gap.first_n not in [event.n for event in self._ever() if event.place == gap.oldest]:
             raise Violation(f"wrong first number: {told}")
         if gap.lost is None:
             if not (gone or self.dropped or place == EARLIEST or self._old(place)):
                 raise Violation(f"false gap: {told}")
-        elif not len([e for e in gone if self.ask.wants(e) and e not in self.excused]) <= gap.lost <= len(gone):
-            raise Violation(f"wrong number: {told}, {len(gone)} are gone")
-        elif not self.ask.only and gap.lost != len(gone):  # a filter may have hidden some that came before the gap
+            return
+        # What a filter hid may lie between the client's place and the reader's.
+        wanted = [event for event in gone if self.ask.wants(event) and event not in self.excused]
+        if not (len(wanted) if self.ask.only else len(gone)) <= gap.lost <= len(gone):
             raise Violation(f"wrong number: {told}, {len(gone)} are gone")
 
-    def _reset(self, cursor: Cursor | None, page: bool) -> None:
-        """Honest if a place isn't one of the log any more, or is too old to tell."""
-        lost = any(not self._holds(shard, place) for shard, place in self.at.items())
-        # A stream's places may be ahead of the client's, or come from a hub that doesn't know yet of a loss, however old.
-        lost_ahead = not page and self._losses() > 0
-        old = any(self._old(place) for place in self.at.values())
-        if not (lost or old or lost_ahead):
-            raise Violation(f"false reset: at {self.at}")
-        self.at, self.seen, self.excused, self.dropped = {}, [], set(), True
-        if not self.ask.k or not cursor:
-            self.moved(earliest_cursor(self.env.shape, self.ask))
+    def _is_of_this_log(self, gap: Gap, shard: int) -> bool:
+        """The read may be an older one than this connection, if another stream had begun it."""
+        if self._losses() != self.losses:
+            return False
+        return self._holds(shard, gap.oldest) if gap.oldest else not self.shards[shard].losses
 
     def _begin(self, shard: int, place: Place, topics: Iterable[str]) -> None:
         """Owed from here on: what comes after a place, and from the earliest what is there now or comes."""
@@ -180,16 +181,10 @@ class Promise:
             if event.topic in topics and not owed:
                 self.excused.add(event)
 
-    def _is_of_this_log(self, gap: Gap, shard: int) -> bool:
-        """Else a reset follows. The read may be an older one than this connection, if another stream had begun it."""
-        if self._losses() != self.losses:
-            return False
-        return self._holds(shard, gap.oldest) if gap.oldest else not self.shards[shard].losses
-
     def _shard(self, event: Event) -> int:
         return self.env.shape.shard_of(event.topic)
 
-    def _all(self) -> Iterable[Event]:
+    def _ever(self) -> list[Event]:
         logs = [self.shards[shard].log for shard in self.env.shape.shards_of(self.ask.topics)]
         return [event for log in logs for event in log.ever if event.topic in self.ask.topics]
 
@@ -207,8 +202,26 @@ class Promise:
         return place == EARLIEST or any(e.place.epoch == place.epoch and e.place.id >= place.id for e in ever)
 
 
+Heard = tuple[object, ...]
+
+
+def heard(data: Hello | Gap | Event | Sync | Bye) -> Heard:
+    """What is the same in any relay that was asked the same: without ids, which hold times and random epochs."""
+    match data:
+        case Hello(resume, _):
+            return "hello", resume
+        case Gap(topic, lost, first_n, _):
+            return "gap", topic, lost, first_n
+        case Event():
+            return "event", data.topic, data.n, data.name, data.data
+        case Sync():
+            return ("sync",)
+        case Bye(reason):
+            return "bye", reason
+
+
 class Client:
-    """A browser or a poller, or the one after the other."""
+    """A browser or a poller, or the one after the other. `heard` is all that it was told, in order."""
 
     def __init__(self, env: Env, shards: Sequence[Shard], ask: Ask) -> None:
         self.env, self.shards, self.ask = env, shards, ask
@@ -217,6 +230,7 @@ class Client:
         self.stream: Stream | None = None
         self.wire: list[Frame] = []
         self.greeted = False
+        self.heard: list[Heard] = []
 
     def choose(self, topics: str) -> None:
         self.cut()
@@ -226,13 +240,13 @@ class Client:
     def connect(self, process: Process, earliest: bool) -> None:
         self.cut()
         self.promise.connected()
-        cursor = earliest_cursor(self.env.shape, self.ask) if earliest and not self.cursor else self.cursor
+        cursor = model.earliest(self.env.shape, self.ask) if earliest and not self.cursor else self.cursor
         self.stream = Stream(process, self.ask, cursor, self.wire)
 
     def cut(self) -> None:
         """What was on its way is lost."""
-        if self.stream and self.stream in self.stream.process.streams:
-            self.stream.process.streams.remove(self.stream)
+        if self.stream:
+            self.stream.leave()
         self.stream, self.wire, self.greeted = None, [], False
 
     def ended(self) -> None:
@@ -247,6 +261,8 @@ class Client:
         return frames
 
     def receive(self, frame: Frame) -> None:
+        """A frame of the stream, of this relay or another."""
+        self.heard.append(heard(frame.data))
         match frame.data:
             case Hello() as hello:
                 self.promise.hello(hello)
@@ -263,15 +279,16 @@ class Client:
             self.promise.moved(frame.id)
             self.cursor = frame.id
 
-    def ask_page(self, limit: int, answer_lost: bool) -> Page:
-        """Poll once. An answer may get lost, after which the same is asked again."""
+    def poll(self, limit: int, answer_lost: bool) -> Page:
+        """An answer may get lost, after which the same is asked again."""
         self.cut()
         self.promise.connected()
-        page = answer_page(self.env, self.shards, self.ask, self.cursor, limit)
+        page = model.page(self.env, self.shards, self.ask, self.cursor, limit)
         if not answer_lost:
             self.receive_page(page)
         return page
 
     def receive_page(self, page: Page) -> None:
+        self.heard += [("page", page.resume), *map(heard, page.gaps), *map(heard, page.events)]
         self.promise.page(page)
         self.cursor = page.cursor

@@ -30,6 +30,8 @@ T = TypeVar("T")
 CLOCKS_OFF_MS = (0, 0, -2, -9)
 """How far a server's clock may be off: less than half a retention."""
 
+KEYS = (None,) * 8 + ("k", "l")
+
 
 class Publish(NamedTuple):
     topic: str
@@ -160,11 +162,15 @@ class World:
 
     def do(self, operation: Operation) -> Answer:
         answer = self._do(operation)
+        if isinstance(operation, Wait | Restart | Failover | Flush | Lose):
+            self._expire()
+        return answer
+
+    def _expire(self) -> None:
         for shard in self.shards:
             for topic in shard.log.expire(shard.now()):
                 for client in self.clients:
                     client.promise.life_over(shard.number, topic)
-        return answer
 
     def _do(self, operation: Operation) -> Answer:
         match operation:
@@ -173,7 +179,7 @@ class World:
             case Take(client, most):
                 return self.clients[client].take(most)
             case Poll(client, limit, answer_lost):
-                return self.clients[client].ask_page(limit, answer_lost)
+                return self.clients[client].poll(limit, answer_lost)
             case Tail(process, shard, most):
                 self.processes[process].hubs[shard].step(most)
             case Step(client, most, share):
@@ -254,7 +260,7 @@ class World:
         for client in self.clients:
             if client.stream:
                 self._settle_stream(client, client.stream)
-            if not any(not client.ask_page(3, answer_lost=False).more for _ in range(200)):
+            if not any(not client.poll(3, answer_lost=False).more for _ in range(200)):
                 raise Violation("endless pages")
             client.promise.settled("resumed")
 
@@ -289,15 +295,9 @@ class Dice:
         return "".join(sorted(sorted(letters, key=lambda _: self.random())[:few]))
 
 
-WEIGHTS = {
-    Publish: 25, Tail: 15, Step: 22, Take: 12, Connect: 9, Cut: 4, Poll: 6, Wait: 4, Replicate: 3,
-    Choose: 1, Heartbeat: 1, Close: 1, Drain: 0.5, Kill: 0.5,
-}  # fmt: skip
-DISASTERS = {Failover: 2, Restart: 1, Flush: 1, Lose: 1}
-
-
 def shape_of(dice: Dice) -> Shape:
     topics = "ABCD"[: dice.below(4) + 1]
+    asked = (dice.some(topics), dice.some(topics))  # few, so that clients share audiences and reads
     return Shape(
         topics=topics,
         shards=dice.pick((1, 1, 2, 3)),
@@ -306,47 +306,62 @@ def shape_of(dice: Dice) -> Shape:
         stream_events_max=dice.pick((2, 4, 50)),
         ring_events_max=dice.pick((1, 3, 8, 50)),
         node_events=dice.below(3) + 1,
-        clients=tuple(
-            Ask(dice.some(topics), dice.pick((None, None, "x")), dice.pick((0, 0, 0, 1, 3)))
-            for _ in range(dice.below(4) + 1)
-        ),
+        clients=tuple(Ask(dice.pick(asked), dice.pick((None, None, "x")), dice.pick((0, 0, 0, 1, 3))) for _ in range(dice.below(4) + 1)),
     )
+
+
+Make = Callable[[Shape, Dice], Operation]
+
+
+def a_client(shape: Shape, dice: Dice) -> int:
+    return dice.below(len(shape.clients))
+
+
+def a_process(shape: Shape, dice: Dice) -> int:
+    return dice.below(shape.processes)
+
+
+def a_shard(shape: Shape, dice: Dice) -> int:
+    return dice.below(shape.shards)
+
+
+def some(dice: Dice) -> int:
+    return dice.pick((1, 2, 100))
+
+
+LIFE: dict[Make, int] = {
+    lambda s, d: Publish(d.pick(s.topics), d.pick("xy"), d.below(2), d.pick(KEYS)): 50,
+    lambda s, d: Tail(a_process(s, d), a_shard(s, d), some(d)): 30,
+    lambda s, d: Step(a_client(s, d), some(d), d.chance(0.7)): 44,
+    lambda s, d: Take(a_client(s, d), some(d)): 24,
+    lambda s, d: Connect(a_client(s, d), a_process(s, d), d.chance(0.1)): 18,
+    lambda s, d: Cut(a_client(s, d)): 8,
+    lambda s, d: Poll(a_client(s, d), some(d), d.chance(0.2)): 12,
+    lambda s, d: Choose(a_client(s, d), d.pick(s.topics) if d.chance(0.5) else d.some(s.topics)): 4,
+    lambda s, d: Heartbeat(a_process(s, d)): 2,
+    lambda s, d: Close(a_client(s, d)): 2,
+    lambda s, d: Drain(a_process(s, d)): 1,
+    lambda s, d: Kill(a_process(s, d)): 1,
+    lambda s, d: Wait(d.pick((1, 3, 8, 15, 25, 80))): 8,
+    lambda s, d: Replicate(a_shard(s, d)): 6,
+}
+DISASTERS: dict[Make, int] = {
+    lambda s, d: Failover(a_shard(s, d), d.pick(CLOCKS_OFF_MS)): 4,
+    lambda s, d: Restart(a_shard(s, d), d.pick(CLOCKS_OFF_MS)): 2,
+    lambda s, d: Flush(a_shard(s, d)): 2,
+    lambda s, d: Lose(a_shard(s, d), d.pick(CLOCKS_OFF_MS)): 2,
+}
+"""What may happen, each as often as its weight says."""
+
+QUIET = tuple(make for make, weight in LIFE.items() for _ in range(weight))
+ROUGH = QUIET + tuple(make for make, weight in DISASTERS.items() for _ in range(weight))
 
 
 def operations(seed: int) -> tuple[Operation, ...]:
     """What happens in the world of a seed."""
     shape, dice = shape_of(Dice(seed)), Dice(seed + (1 << 32))
-    weights: dict[type[Operation], float] = {**WEIGHTS, **(DISASTERS if dice.chance(0.6) else {})}
-    kinds = [kind for kind, weight in weights.items() for _ in range(int(weight * 2))]
-    return tuple(operation(dice.pick(kinds), shape, dice) for _ in range(dice.pick((20, 50, 90, 150))))
-
-
-def operation(kind: type[Operation], shape: Shape, dice: Dice) -> Operation:
-    client, process, shard = dice.below(len(shape.clients)), dice.below(shape.processes), dice.below(shape.shards)
-    some, clock_off_ms = dice.pick((1, 2, 100)), dice.pick(CLOCKS_OFF_MS)
-    made: dict[type[Operation], Callable[[], Operation]] = {
-        Publish: lambda: Publish(
-            dice.pick(shape.topics), dice.pick("xy"), dice.below(2), dice.pick((None,) * 8 + ("k", "l"))
-        ),
-        Tail: lambda: Tail(process, shard, some),
-        Step: lambda: Step(client, some, dice.chance(0.7)),
-        Take: lambda: Take(client, some),
-        Connect: lambda: Connect(client, process, dice.chance(0.1)),
-        Cut: lambda: Cut(client),
-        Poll: lambda: Poll(client, some, dice.chance(0.2)),
-        Choose: lambda: Choose(client, dice.some(shape.topics)),
-        Heartbeat: lambda: Heartbeat(process),
-        Close: lambda: Close(client),
-        Drain: lambda: Drain(process),
-        Kill: lambda: Kill(process),
-        Wait: lambda: Wait(dice.pick((1, 3, 8, 15, 25, 80))),
-        Replicate: lambda: Replicate(shard),
-        Restart: lambda: Restart(shard, clock_off_ms),
-        Failover: lambda: Failover(shard, clock_off_ms),
-        Flush: lambda: Flush(shard),
-        Lose: lambda: Lose(shard, clock_off_ms),
-    }
-    return made[kind]()
+    makes = ROUGH if dice.chance(0.6) else QUIET
+    return tuple(dice.pick(makes)(shape, dice) for _ in range(dice.pick((20, 50, 90, 150))))
 
 
 def play(shape: Shape, sequence: Sequence[Operation], faults: frozenset[str] = frozenset()) -> str:
