@@ -5,11 +5,14 @@ import asyncio
 import random
 import secrets
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import environ
+from shlex import quote
+from shutil import which
 
 from relay.errors import LogUnavailable
 from relay.logs import set_up_logs
@@ -26,12 +29,14 @@ RED = frozenset({1, 3, 5, 7, 9, 12, 14, 16, 18, 19, 21, 23, 25, 27, 30, 32, 34, 
 
 def demo() -> None:
     """Until a signal ends it. Binds 127.0.0.1 alone, with a secret of its own and data that end with it."""
+    for name in ("RELAY_VALKEY_URL", "RELAY_JWT_PUBLIC_KEY_FILE"):  # made-up events don't belong into a log that is in use
+        environ.pop(name, None)
     environ.setdefault("RELAY_JWT_SECRET", secrets.token_urlsafe(48))
     environ["RELAY_HOST"] = "127.0.0.1"
     if not environ.get("RELAY_PORT") and not environ.get("PORT"):
         environ["RELAY_PORT"] = str(free_port(8080))
     with tempfile.TemporaryDirectory(prefix="edge-relay-demo-") as directory:
-        environ.setdefault("RELAY_DATA_DIR", directory)
+        environ["RELAY_DATA_DIR"] = directory
         settings = read_settings()
         set_up_logs(settings.log_format)
         print(introduction(settings), flush=True)
@@ -68,10 +73,15 @@ Publish an event of your own (a publisher's token):
        -d '{{"event":"update","data":{{"hello":"world"}}}}' '{url}/stream/{TOPIC}'
 
 In the terminal:
-  RELAY_DATA_DIR={settings.data_dir} relay tail {TOPIC}
+  RELAY_DATA_DIR={settings.data_dir} {command()} tail {TOPIC}
 
 Ctrl-C ends it.
 """
+
+
+def command() -> str:
+    """How to call `relay` from a shell that may not have it on its path."""
+    return "relay" if which("relay") else f"{quote(sys.executable)} -m relay"
 
 
 def token(settings: Settings, *, sub: str, subscribe: list[str] | None = None, publish: list[str] | None = None) -> str:

@@ -257,6 +257,7 @@ class Streams:
             if audience.single:
                 reader.n = audience.n if audience.n is not None else self._number(reader, ring.after(s))
             reader.places[shard] = ring.place
+            self._move_on(reader)
             if chunk:
                 reader.cursor_ms = ring.place.ms
             self._send(reader, hello + chunk)
@@ -307,9 +308,15 @@ class Streams:
         reader.n, reader.starts = landing.n, landing.starts
         reader.looked = {**(reader.looked or {}), **landing.looked}
         reader.renewing = False
+        self._move_on(reader)
         if landing.chunk:
             reader.cursor_ms = max(place.ms for place in reader.places.values())
         self._send(reader, b"".join(parts))
+
+    def _move_on(self, reader: Reader) -> None:
+        """It has moved on, and its last id may be before what its filter hid."""
+        if reader.audience.names is not None:
+            reader.hidden = None
 
     def _begin_anew(self, reader: Reader) -> None:
         """A reset: in all shards, since the client drops all that it has."""
@@ -390,6 +397,7 @@ class Streams:
         reader.greeted = True
         assert reader.places is not None
         reader.cursor_ms = max(place.ms for place in reader.places.values())
+        reader.hidden = reader.audience.hidden
         self.observer.resumed(verdict)
         data = {
             "cursor": cursor,
@@ -464,6 +472,7 @@ class Streams:
         if reader.live and self._is_stale(reader):
             cursor = self._cursor(reader)
             reader.cursor_ms = max(self.hub.rings[shard].place.ms for shard in audience.by_shard)
+            reader.hidden = audience.hidden
             data = {"cursor": cursor, "time": int(time.time() * 1000)}
             message = sse.block("sync", msgspec.json.encode(data), id=cursor)
         elif time.monotonic() - audience.pushed_at < 1 / SLOTS_A_SECOND and reader.live:
@@ -482,10 +491,12 @@ class Streams:
     def _is_stale(self, reader: Reader) -> bool:
         """Whether the client's last id is far behind its place: its filter hid events, or its topics are quiet."""
         audience = reader.audience
+        if reader.hidden is None or (audience.hides and reader.hidden < audience.hidden):
+            return True
         known_ms = max(reader.cursor_ms, audience.pushed_ms)
         hub_ms = max(self.hub.rings[shard].place.ms for shard in audience.by_shard)
         quiet_ms = int(time.time() * 1000) - known_ms
-        return audience.hidden_ms > known_ms or (hub_ms > known_ms and quiet_ms > self.log.retention.retention_ms / 4)
+        return hub_ms > known_ms and quiet_ms > self.log.retention.retention_ms / 4
 
 
 def bye(reason: str, cursor: str = "") -> bytes:

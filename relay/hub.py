@@ -53,8 +53,8 @@ class Reader:
     """One open stream. While it is live it has no places: they are the hub's."""
 
     __slots__ = (
-        "audience", "catching_up", "connection", "cursor_ms", "deadline_s", "ending", "greeted", "handler", "live", "looked",
-        "n", "newest", "places", "renewing", "send", "sending", "slot", "starts", "token_expires",
+        "audience", "catching_up", "connection", "cursor_ms", "deadline_s", "ending", "greeted", "handler", "hidden", "live",
+        "looked", "n", "newest", "places", "renewing", "send", "sending", "slot", "starts", "token_expires",
     )  # fmt: skip
 
     def __init__(self, send: Send, audience: "Audience") -> None:
@@ -74,6 +74,8 @@ class Reader:
         self.handler: asyncio.Task[Any] | None = None
         self.ending: str | None = None  # why it is to end, or has ended
         self.cursor_ms = 0  # of the last id that it was sent by itself, not with its audience
+        # How many events its audience's filter had hidden at its last id; None: it has caught up past some that nobody counted.
+        self.hidden: int | None = 0
         self.deadline_s = 0
         self.slot = 0
         self.token_expires: int | None = None
@@ -94,7 +96,8 @@ class Audience:
         self.live: set[Reader] = set()
         self.n: int | None = None  # a single topic's number at the hub's place, if known
         self.pushed_ms = 0  # of the newest event that was pushed to it
-        self.hidden_ms = 0  # of the newest event of its topics that its filter hid
+        self.hidden = 0  # how many events of its topics its filter hid
+        self.hides = False  # whether the newest of them all is such a one
         self.pushed_at = 0.0  # by the monotonic clock
         # Of its only shard, the entries of the ring that are its own, after `since`; as blocks once somebody needed them.
         self._sequence: list[int] = []
@@ -293,10 +296,11 @@ class Hub:
         for event in events:
             for audience in self._by_topic.get(event.topic, ()):
                 audience.n = event.n
-                if audience.wants(event):
-                    touched.setdefault(audience, []).append(event)
+                audience.hides = not audience.wants(event)
+                if audience.hides:
+                    audience.hidden += 1
                 else:
-                    audience.hidden_ms = event.place.ms
+                    touched.setdefault(audience, []).append(event)
             for waiting in self._waiting.get(event.topic, ()):
                 waiting.set()
         ring.extend(events)

@@ -8,6 +8,7 @@ spreads shards, never splits one:
     {relay:0}:topic:<topic>  stream: the topic's events, under the journal's ids
     {relay:0}:head:<topic>   hash: the topic's number and last id; outlives its events
     {relay:0}:idem:<topic> <key>   hash: the first answer to an idempotency key
+    {relay:0}:shards         how many shards there are
 
 An append is never repeated by the client library: its outcome is unknown when a connection dies, and only the publisher
 can say, with a key, that it is the same one again. So an error here is `LogUnavailable` and nothing is retried.
@@ -27,25 +28,19 @@ from typing import Any
 
 import msgspec
 import valkey.asyncio
-from valkey.asyncio.retry import Retry
-from valkey.backoff import NoBackoff
-from valkey.exceptions import BusyLoadingError, ReadOnlyError, ResponseError, ValkeyError
+from valkey.exceptions import NoScriptError
 
 from relay.cursor import Place
 from relay.errors import LogUnavailable, SettingsError
 from relay.event import Event, Retention
+from relay.servers import COMMAND_S, Servers
 from relay.span import Head, ShardRead, TopicRead
 
-CONNECT_S = 1.0
-COMMAND_S = 5.0
-CONNECTIONS_MAX = 64
 APPEND_EVENTS_MAX = 100  # a call; some 5 ms in which the server does nothing else
 APPEND_BYTES_MAX = 1 << 20
 WAITING_EVENTS_MAX = 10_000  # appends of this process that haven't been sent yet
 WAITING_BYTES_MAX = 64 << 20
 EPOCH_BYTES = 4
-# What a server that is full, failing over or starting answers; all else it refuses is our bug.
-TEMPORARY = ("OOM", "MISCONF", "NOREPLICAS", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY")
 
 
 class NewEvent(msgspec.Struct, frozen=True):
@@ -84,36 +79,25 @@ def shard_of(topic: str, shards: int) -> int:
     return int.from_bytes(hashlib.blake2s(topic.encode(), digest_size=4).digest(), "big") % shards
 
 
-def open_client(url: str, *, blocking: bool = False, connections: int = CONNECTIONS_MAX) -> valkey.asyncio.Valkey:
-    """A client that connects when it is used.
+class Script(msgspec.Struct, frozen=True):
+    """A Lua script, sent once to a server and called by its hash from then on."""
 
-    For blocking reads the socket has no timeout, since valkey-py's default of 5 s ends a longer XREAD BLOCK; the caller
-    bounds it.
-    """
-    pool = valkey.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=COMMAND_S,
-        socket_timeout=None if blocking else COMMAND_S,
-        socket_connect_timeout=CONNECT_S,
-        retry=Retry(NoBackoff(), 0),
-    )
-    return valkey.asyncio.Valkey(connection_pool=pool)
+    text: str
+    sha: str
+
+    async def call(self, client: valkey.asyncio.Valkey, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Any:
+        try:
+            return await client.execute_command("EVALSHA", self.sha, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
+        except NoScriptError:  # a server that has just started: it has done nothing
+            return await client.execute_command("EVAL", self.text, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
 
 
-@asynccontextmanager
-async def translated() -> AsyncIterator[None]:
-    """The border: no error of the client library gets past it."""
-    try:
-        yield
-    except (BusyLoadingError, ReadOnlyError) as error:
-        raise LogUnavailable(str(error)) from error
-    except ResponseError as error:
-        if str(error).startswith(TEMPORARY):
-            raise LogUnavailable(str(error)) from error
-        raise
-    except (ValkeyError, OSError, TimeoutError) as error:
-        raise LogUnavailable(str(error) or type(error).__name__) from error
+def load_script(name: str) -> Script:
+    text = files("relay").joinpath(f"{name}.lua").read_text()
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+APPEND, READ = load_script("append"), load_script("read")
 
 
 class Log:
@@ -122,11 +106,10 @@ class Log:
     def __init__(self, url: str, shards: int, retention: Retention) -> None:
         self.shards = shards
         self.retention = retention
-        self.client = open_client(url)
-        self.blocking = open_client(url, blocking=True, connections=256)
-        self.blocking.response_callbacks.pop("XREAD", None)  # it makes a dict of each entry, at three times the cost
-        self._read = self.client.register_script(script("read"))
-        self._appenders = [Appender(self.client, shard, retention) for shard in range(shards)]
+        self.servers = Servers(url)
+        # Shards that the tail can't reach: whoever asks is told at once, instead of finding out for itself.
+        self.away: set[int] = set()
+        self._appenders = [Appender(self.servers, shard, retention) for shard in range(shards)]
 
     def shard(self, topic: str) -> int:
         return shard_of(topic, self.shards)
@@ -139,14 +122,16 @@ class Log:
 
     async def check_shards(self) -> None:
         """Raises LogUnavailable, or SettingsError where the log was made with another number of shards."""
-        async with translated():
-            await self.client.set("relay:shards", self.shards, nx=True)
-            stored = int(await self.client.get("relay:shards") or 0)
+        async with self.servers.of(0) as server:
+            await server.commands.set("{relay:0}:shards", self.shards, nx=True)
+            stored = int(await server.commands.get("{relay:0}:shards") or 0)
         if stored != self.shards:
             raise SettingsError([f"RELAY_SHARDS={self.shards}, but the log has {stored}: set RELAY_SHARDS={stored}"])
 
     async def append(self, events: Sequence[NewEvent]) -> list[Appended]:
         """Appends in order within each shard, and answers in the order given. Raises LogUnavailable; then some may be in."""
+        for event in events:
+            self._check_reachable(self.shard(event.topic))
         answers = [self._appenders[self.shard(event.topic)].add(event) for event in events]
         return list(await asyncio.gather(*answers)) if len(answers) > 1 else [await answers[0]]
 
@@ -157,14 +142,16 @@ class Log:
         for index, event in keyed:
             if fingerprints.setdefault((event.topic, event.key), event.fingerprint()) != event.fingerprint():
                 return index
-        if not keyed:
-            return None
-        async with translated(), self.client.pipeline(transaction=False) as pipeline:
-            for _, event in keyed:
-                pipeline.hget(idempotency_key(self.shard(event.topic), event), "hash")
-            stored = await pipeline.execute()
-        reused = (index for (index, event), hash in zip(keyed, stored, strict=True) if hash not in (None, event.fingerprint()))
-        return next(reused, None)
+        for shard in {self.shard(event.topic) for _, event in keyed}:
+            own = [(index, event) for index, event in keyed if self.shard(event.topic) == shard]
+            async with self.servers.of(shard) as server, server.commands.pipeline(transaction=False) as pipeline:
+                for _, event in own:
+                    pipeline.hget(idempotency_key(shard, event), "hash")
+                stored = await pipeline.execute()
+            for (index, event), hash in zip(own, stored, strict=True):
+                if hash not in (None, event.fingerprint()):
+                    return index
+        return None
 
     async def read(
         self,
@@ -180,6 +167,20 @@ class Log:
 
         `starts` names topics that are read only after another, later id. No topics: only whether the place is valid.
         """
+        self._check_reachable(shard)
+        return await self.look(shard, place, topics, bounds, newest=newest, starts=starts)
+
+    async def look(
+        self,
+        shard: int,
+        place: Place,
+        topics: Sequence[str] = (),
+        bounds: Bounds = Bounds(1, 1),
+        *,
+        newest: int | None = None,
+        starts: Mapping[str, tuple[int, int]] = {},
+    ) -> ShardRead:
+        """The same, even if the shard was away a moment ago: the tail's way to find out that it is back."""
         count = max(1, bounds.entries // max(1, len(topics)))
         keys = [f"{{relay:{shard}}}:shard"]
         arguments: list[str | int] = [place.epoch, f"{place.ms}-{place.s}", count]
@@ -188,19 +189,23 @@ class Log:
             keys += [f"{{relay:{shard}}}:topic:{topic}", f"{{relay:{shard}}}:head:{topic}"]
             start = starts.get(topic)
             arguments.append(f"{start[0]}-{start[1]}" if start and start > place.at() else "")
-        async with translated():
-            answer = await self._read(keys=keys, args=arguments)
+        async with self.servers.of(shard) as server:
+            answer = await READ.call(server.commands, keys, arguments)
         end = Place(answer[1].decode(), *parse_id(answer[2]))
         if answer[0] == b"reset":
             return ShardRead(shard, True, end, int(answer[3]), [])
         found = [read_topic(topic, part) for topic, part in zip(topics, answer[4], strict=True)]
         return ShardRead(shard, False, end, int(answer[3]), found)
 
+    def _check_reachable(self, shard: int) -> None:
+        if shard in self.away:
+            raise LogUnavailable("it was away a moment ago")
+
     async def follow(self, shard: int, place: Place, most: int, block_ms: int) -> list[Event]:
         """What the journal has after a place; waits up to `block_ms` for something to come. Says nothing of gaps."""
         journal = f"{{relay:{shard}}}:journal"
-        async with translated(), asyncio.timeout(block_ms / 1000 + COMMAND_S):
-            answer = await self.blocking.xread({journal: f"{place.ms}-{place.s}"}, count=most, block=block_ms)
+        async with self.servers.of(shard) as server, asyncio.timeout(block_ms / 1000 + COMMAND_S):
+            answer = await server.blocking.xread({journal: f"{place.ms}-{place.s}"}, count=most, block=block_ms)
         return [read_entry(id, fields) for _, entries in answer or () for id, fields in entries]
 
     async def wait(self, places: Mapping[int, Place], topics: Iterable[str], wait_s: float) -> None:
@@ -209,8 +214,8 @@ class Log:
         async def wait_on(shard: int, names: list[str]) -> None:
             place = places[shard]
             streams: dict[Any, Any] = {f"{{relay:{shard}}}:topic:{name}": f"{place.ms}-{place.s}" for name in names}
-            async with translated(), asyncio.timeout(wait_s + COMMAND_S):
-                await self.blocking.xread(streams, count=1, block=max(1, int(wait_s * 1000)))
+            async with self.servers.of(shard) as server, asyncio.timeout(wait_s + COMMAND_S):
+                await server.blocking.xread(streams, count=1, block=max(1, int(wait_s * 1000)))
 
         waits = [asyncio.ensure_future(wait_on(*part)) for part in self.by_shard(topics).items()]
         try:
@@ -224,27 +229,24 @@ class Log:
 
     async def describe(self) -> dict[str, object]:
         """The server's own figures, for people who look after it."""
-        async with translated():
-            info = await self.client.info()
+        async with self.servers.of(0) as server:
+            info = await server.commands.info()
         names = ("valkey_version", "redis_version", "used_memory", "maxmemory_policy", "role", "uptime_in_seconds")
         return {name: info[name] for name in names if name in info}
 
     async def close(self) -> None:
         for appender in self._appenders:
             await appender.close()
-        await self.client.aclose()
-        await self.blocking.aclose()
-        await self.client.connection_pool.disconnect()
-        await self.blocking.connection_pool.disconnect()
+        await self.servers.close()
 
 
 class Appender:
     """Sends a shard's appends, one call at a time; what comes meanwhile waits for the next call, in order."""
 
-    def __init__(self, client: valkey.asyncio.Valkey, shard: int, retention: Retention) -> None:
+    def __init__(self, servers: Servers, shard: int, retention: Retention) -> None:
+        self.servers = servers
         self.shard = shard
         self.retention = retention
-        self._append = client.register_script(script("append"))
         self._waiting: deque[tuple[NewEvent, asyncio.Future[Appended]]] = deque()
         self._waiting_bytes = 0
         self._sending: asyncio.Task[None] | None = None
@@ -300,8 +302,8 @@ class Appender:
             head = f"{prefix}head:{event.topic}"
             keys += [f"{prefix}topic:{event.topic}", head, idempotency_key(self.shard, event) if event.key else head]
             arguments += [event.topic, event.name, event.data, event.fingerprint()]
-        async with translated():
-            answers = await self._append(keys=keys, args=arguments)
+        async with self.servers.of(self.shard) as server:
+            answers = await APPEND.call(server.commands, keys, arguments)
         return [read_answer(event, self.shard, answer) for event, answer in zip(events, answers, strict=True)]
 
     async def close(self) -> None:
@@ -320,10 +322,6 @@ async def open_log(url: str, shards: int, retention: Retention) -> AsyncIterator
         yield log
     finally:
         await log.close()
-
-
-def script(name: str) -> str:
-    return files("relay").joinpath(f"{name}.lua").read_text()
 
 
 def new_epoch() -> str:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,6 +18,7 @@ from relay.auth import Key, Verifier, parse_public_key, parse_secret
 from relay.cursor import SHARDS_MAX
 from relay.errors import SettingsError
 from relay.event import Retention
+from relay.servers import check_url
 from relay.topic import Patterns
 
 DAY_S = 86400
@@ -112,17 +112,6 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return read
 
 
-def valkey_url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        valid = parts.scheme in ("valkey", "valkeys", "redis", "rediss", "unix") and parts.port != 0
-    except ValueError:  # brackets or a port that are none
-        valid = False
-    if value and not valid:
-        raise ValueError("is not a URL of the form valkey://host:6379/0, valkeys://… (TLS) or unix:///path")
-    return value
-
-
 def directory(value: str) -> Path:
     return Path(value).expanduser().absolute()
 
@@ -174,7 +163,7 @@ SETTINGS = [
     Setting("RELAY_HOST", text, "127.0.0.1", "address to listen on"),
     Setting("RELAY_PORT", whole(1, 65535), "8080", "port to listen on; `PORT` counts where this is unset"),
     Setting("RELAY_WORKERS", whole(1, 64), "1", "processes that serve; one a core at most, one in a container"),
-    Setting("RELAY_VALKEY_URL", valkey_url, "", "Valkey's URL; unset: an embedded one in `RELAY_DATA_DIR`"),
+    Setting("RELAY_VALKEY_URL", check_url, "", "Valkey's URL; unset: an embedded one in `RELAY_DATA_DIR`"),
     Setting("RELAY_DATA_DIR", directory, "~/.local/share/edge-relay", "where the embedded Valkey keeps its data"),
     Setting("RELAY_JWT_SECRET", secret, "", f"HS256 secret of 32 bytes or more, or `current,previous`; {SECRET_HELP}"),
     Setting(

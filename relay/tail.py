@@ -25,7 +25,7 @@ from relay.cursor import EARLIEST
 from relay.errors import LogUnavailable
 from relay.event import Event
 from relay.hub import Hub, Reader
-from relay.log import Bounds, Log
+from relay.log import Log
 
 BLOCK_MS = 1000
 BATCH_EVENTS_MAX = 1000
@@ -33,7 +33,6 @@ BATCH_BYTES = 4 << 20  # a batch aims at this, by the size of the events before
 PACE_S = 0.02  # the longest that it waits for the sends of its last batch
 PACE_STEP_S = 0.001
 BACKOFF_S = (0.05, 2.0)
-NOTHING = Bounds(1, 1)
 
 logger = logging.getLogger("relay")
 
@@ -76,26 +75,36 @@ class Tail:
                     await self._step()
                     if told:
                         logger.info("the log is back", extra={"shard": self.shard})
-                    self.connected, pause, told = True, BACKOFF_S[0], False
+                    pause, told = BACKOFF_S[0], False
             except LogUnavailable as error:
                 if not told:
                     logger.warning("the log is away: %s", error, extra={"shard": self.shard})
-                self.connected, told = False, True
+                self._reached(False)
+                told = True
             # Jitter, so that a fleet doesn't come back to its server in one moment.
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, BACKOFF_S[1])
 
     async def _start(self) -> None:
-        read = await self.log.read(self.shard, EARLIEST, [], NOTHING)
+        read = await self.log.look(self.shard, EARLIEST)
         self.hub.start(self.shard, read.end)
-        self._started = self.connected = True
+        self._started = True
+        self._reached(True)
+
+    def _reached(self, here: bool) -> None:
+        self.connected = here
+        if here:
+            self.log.away.discard(self.shard)
+        else:
+            self.log.away.add(self.shard)
 
     async def _step(self) -> None:
         """One look at the journal: a batch, or an empty block."""
         place = self.hub.rings[self.shard].place
         events = await self.log.follow(self.shard, place, self._most, BLOCK_MS)
+        self._reached(True)  # before the hub wakes those who wait for that
         if not events or events[0].place.epoch != place.epoch:
-            read = await self.log.read(self.shard, place, [], NOTHING)
+            read = await self.log.look(self.shard, place)
             if read.reset:
                 return await self._restart("its place is not in the log any more")
         if not events:
@@ -111,7 +120,7 @@ class Tail:
 
     async def _restart(self, why: str) -> None:
         logger.warning("the tail starts again at the journal's end: %s", why, extra={"shard": self.shard})
-        read = await self.log.read(self.shard, EARLIEST, [], NOTHING)
+        read = await self.log.look(self.shard, EARLIEST)
         self.hub.restart(self.shard, read.end)
         self.restarts += 1
         self.observer.restarted()

@@ -8,8 +8,9 @@
  * server doesn't keep up, events are sent late and it says so: the stamp doesn't hide what the schedule shows.
  *
  * --rate 0 sends as fast as answers come, on each connection. It stops after --events or --seconds, at the latest after
- * --limit, and waits for what isn't answered. --batch B puts B events in one request, as the array that
- * POST /stream/publish takes. --xadd speaks RESP instead and adds to streams of a Valkey at --unix.
+ * --limit, and waits for what isn't answered. --batch B puts up to B events in one request, as the array that
+ * POST /stream/publish takes: with a rate, those that are due, at most one request in --every ms. --xadd speaks RESP
+ * instead and adds to streams of a Valkey at --unix.
  */
 #define _GNU_SOURCE
 #include "bench.h"
@@ -43,7 +44,7 @@ static struct {
     char headers[8192];
     bool wrap, xadd;
     unsigned topics, connections, window, batch, size;
-    double rate, seconds, limit;
+    double rate, seconds, limit, every;
     uint64_t events;
 } options = {.path = "/",
              .topic = "bench/load/%d",
@@ -184,11 +185,11 @@ static void open_connection(struct connection *c) {
 
 static void parse_options(int argc, char **argv) {
     static const struct option long_options[] = {
-        {"port", 1, 0, 'p'},   {"path", 1, 0, 'P'},        {"unix", 1, 0, 'u'},    {"topic", 1, 0, 'T'},
-        {"header", 1, 0, 'h'}, {"wrap", 0, 0, 'w'},        {"xadd", 0, 0, 'x'},    {"topics", 1, 0, 't'},
-        {"window", 1, 0, 'W'}, {"batch", 1, 0, 'b'},       {"size", 1, 0, 'z'},    {"rate", 1, 0, 'r'},
-        {"events", 1, 0, 'e'}, {"connections", 1, 0, 'c'}, {"seconds", 1, 0, 's'}, {"limit", 1, 0, 'l'},
-        {0, 0, 0, 0},
+        {"port", 1, 0, 'p'},   {"path", 1, 0, 'P'},   {"unix", 1, 0, 'u'},        {"topic", 1, 0, 'T'},
+        {"header", 1, 0, 'h'}, {"wrap", 0, 0, 'w'},   {"xadd", 0, 0, 'x'},        {"topics", 1, 0, 't'},
+        {"window", 1, 0, 'W'}, {"batch", 1, 0, 'b'},  {"every", 1, 0, 'E'},       {"size", 1, 0, 'z'},
+        {"rate", 1, 0, 'r'},   {"events", 1, 0, 'e'}, {"connections", 1, 0, 'c'}, {"seconds", 1, 0, 's'},
+        {"limit", 1, 0, 'l'},  {0, 0, 0, 0},
     };
     for (int option; (option = getopt_long(argc, argv, "", long_options, 0)) != -1;) {
         switch (option) {
@@ -201,6 +202,7 @@ static void parse_options(int argc, char **argv) {
         case 't': options.topics = (unsigned)atoi(optarg); break;
         case 'c': options.connections = (unsigned)atoi(optarg); break;
         case 'W': options.window = (unsigned)atoi(optarg); break;
+        case 'E': options.every = atof(optarg); break;
         case 'b': options.batch = (unsigned)atoi(optarg); break;
         case 'z': options.size = (unsigned)atoi(optarg); break;
         case 'r': options.rate = atof(optarg); break;
@@ -234,6 +236,7 @@ int main(int argc, char **argv) {
 
     double cpu = cpu_s();
     uint64_t begin = now_ns(), next = 0, unanswered = 0, limit = (uint64_t)(options.limit * 1e9);
+    uint64_t sent = 0, every = (uint64_t)(options.every * 1e6);
     uint64_t end = begin + (options.seconds > 0 ? (uint64_t)(options.seconds * 1e9) : limit);
     for (;;) {
         uint64_t now = now_ns(), due = 0;
@@ -241,20 +244,24 @@ int main(int argc, char **argv) {
         if (now > end) options.events = next;
         while (next < options.events) {
             struct connection *c = 0;
+            uint64_t events = options.events - next < options.batch ? options.events - next : options.batch;
             if (options.rate > 0) {
-                due = begin + (uint64_t)((double)next / options.rate * 1e9);
-                if (now < due) break;
+                uint64_t owed = (uint64_t)((double)(now - begin) / 1e9 * options.rate) + 1;
+                uint64_t scheduled = begin + (uint64_t)((double)next / options.rate * 1e9);
+                due = scheduled > sent + every ? scheduled : sent + every;
+                if (now < due || owed <= next) break;
                 c = &connections[next % options.topics % options.connections];
                 if (!has_room(c)) break;
-                record(&total.late, now - due);
+                record(&total.late, now - scheduled);
+                if (events > owed - next) events = owed - next;
             } else {
                 for (unsigned i = 0; i < options.connections && !c; i++)
                     if (has_room(&connections[i])) c = &connections[i];
                 if (!c) break;
             }
-            unsigned events = (unsigned)(options.events - next < options.batch ? options.events - next : options.batch);
-            send_events(c, next, events);
+            send_events(c, next, (unsigned)events);
             next += events;
+            sent = now;
             now = now_ns();
         }
         unanswered = 0;

@@ -33,6 +33,8 @@ CONNECT_S = 120.0  # for all streams to be there; some 3,000 a second is usual
 DRAIN_S = 20.0  # for what was published to arrive
 SETTLE_S = 1.0  # between the last connect and the first event
 SOURCES = 32  # loopback addresses that the streams come from: one has 28,000 ports, also for those just closed
+EVERY_MS = 10  # between two batches of the publisher
+PIPELINED_EVENTS = 64  # of the publisher, sent and not answered, where a server takes no batches
 HEARTBEAT_S = 15.0  # the relay's default: the time of which the idle CPU is a fair mean
 WARM_EVENTS = 2  # of each topic with many readers; they fault pages in and count for nothing but their order
 
@@ -143,7 +145,7 @@ class Bench:
         """Publishes to the server until all is answered, or the limit is over."""
         arguments = [str(self.tools / "publish"), "--port", str(server.port), "--limit", str(limit_s), *options]
         if batch > 1 and server.batch is not None:
-            arguments += ["--path", server.batch, "--batch", str(batch)]
+            arguments += ["--path", server.batch, "--batch", str(batch), "--every", str(EVERY_MS)]
         else:
             arguments += ["--path", server.publish, *(["--wrap"] if server.wraps else [])]
         for header in server.headers:
@@ -168,7 +170,8 @@ class Bench:
     ) -> Round:
         """Opens the streams, publishes the events at the rate, and waits until they arrived."""
         with self.subscribe(server, streams, topics, warmup) as load:
-            assert load.stdin is not None and load.stdout is not None
+            assert load.stdin is not None
+            assert load.stdout is not None
             time.sleep(SETTLE_S)
             idle = servers.cpu_s(server.worker)
             time.sleep(idle_s)
@@ -306,7 +309,6 @@ def latency(bench: Bench, options: Options) -> None:
 def throughput(bench: Bench, options: Options) -> None:
     """How many deliveries a second, when events come faster than one send each can carry."""
     events = int(options.rate * options.seconds)
-    batch = max(1, int(options.rate / 100))  # a request each 10 ms
     rounds = bench.take_turns(
         options,
         lambda server: bench.measure(
@@ -315,16 +317,19 @@ def throughput(bench: Bench, options: Options) -> None:
             events=events,
             rate=options.rate,
             size=options.size,
-            warmup=batch * 2,
-            batch=batch,
-            window=64,
+            warmup=events // 100,
+            batch=servers.BATCH_EVENTS_MAX,
+            window=1 if server.batch else PIPELINED_EVENTS,
             limit_s=options.seconds * 2,
         ),
     )
     print(
         f"{options.streams:,} streams of one topic, {options.rate:g} events/s of {options.size} B wanted; ms. ", end=""
     )
-    print(f"The relay takes batches of {batch}, the others one event a POST, pipelined\n")
+    print(
+        f"The relay gets what is due as one batch, at most one in {EVERY_MS} ms and when the last is answered; ", end=""
+    )
+    print(f"the others get one event a POST, pipelined, up to {PIPELINED_EVENTS} unanswered\n")
     table(
         [
             "server",

@@ -29,6 +29,7 @@ NCHAN_MODULE = pathlib.Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 START_S = 30.0  # a server that doesn't answer by then won't
 STOP_S = 15.0  # a little more than the relay's own drain
 POLL_S = 0.02
+BATCH_EVENTS_MAX = 1000  # in one POST /stream/publish
 
 
 class Server(msgspec.Struct, frozen=True):

@@ -58,7 +58,8 @@ def receive(load: pathlib.Path, answer: bytes, expected: int, read_bytes: int, *
                     connection.settimeout(10)
                     connection.recv(65536)
                     connection.sendall(answer)
-                    assert process.stdin is not None and process.stdout is not None
+                    assert process.stdin is not None
+                    assert process.stdout is not None
                     assert process.stdout.readline() == b"ready\n"
                     if closes:
                         connection.shutdown(socket.SHUT_WR)

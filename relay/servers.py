@@ -1,0 +1,190 @@
+"""Which server holds a shard: the one that a URL names, the primary that Sentinel names, or a cluster's node.
+
+    valkey://user:password@host:6379/0                      valkeys://… with TLS; unix:///path/valkey.sock
+    valkey+sentinel://host:26379,host:26379/service         the primary of a service; user:password@ are the primary's
+    valkey+cluster://host:6379,host:6379                    any nodes of a cluster; valkeys+cluster://… with TLS
+
+For a cluster the library's own client isn't used: it repeats a command whose connection died, and an append whose answer was
+lost would be in the log twice. A shard is one slot, so its node is asked for once, and again after anything went wrong.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import valkey.asyncio
+from valkey.asyncio.retry import Retry
+from valkey.asyncio.sentinel import Sentinel
+from valkey.backoff import NoBackoff
+from valkey.crc import key_slot
+from valkey.exceptions import BusyLoadingError, MovedError, ReadOnlyError, ResponseError, ValkeyError
+
+from relay.errors import LogUnavailable
+
+CONNECT_S = 1.0
+COMMAND_S = 2.0
+CONNECTIONS_MAX = 64  # to one server, for commands; those that block have as many again
+BLOCKING_MAX = 256
+SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
+MANY = ("+sentinel", "+cluster")
+# What a server that is full, failing over or starting answers; all else it refuses is our bug.
+TEMPORARY = (
+    "OOM", "MISCONF", "NOREPLICAS", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MOVED", "ASK",
+    "UNBLOCKED",
+)  # fmt: skip
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """The border: no error of the client library gets past it."""
+    try:
+        yield
+    except (BusyLoadingError, ReadOnlyError, MovedError) as error:
+        raise LogUnavailable(str(error)) from error
+    except ResponseError as error:
+        if str(error).startswith(TEMPORARY):
+            raise LogUnavailable(str(error)) from error
+        raise
+    except (ValkeyError, OSError, TimeoutError) as error:
+        raise LogUnavailable(str(error) or type(error).__name__) from error
+
+
+def options(blocking: bool) -> dict[str, Any]:
+    """How every connection behaves: no repeats, no endless waits.
+
+    Blocking reads have no timeout on the socket, since the library's default ends them early; whoever reads bounds them.
+    """
+    return {
+        "max_connections": BLOCKING_MAX if blocking else CONNECTIONS_MAX,
+        "timeout": COMMAND_S,
+        "socket_timeout": None if blocking else COMMAND_S,
+        "socket_connect_timeout": CONNECT_S,
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
+class Pair:
+    """One server's two clients: for commands, and for reads that block."""
+
+    def __init__(self, url: str) -> None:
+        self.commands, self.blocking = (
+            valkey.asyncio.Valkey(connection_pool=valkey.asyncio.BlockingConnectionPool.from_url(url, **options(blocking)))
+            for blocking in (False, True)
+        )
+        # It makes a dict of each entry, at three times the cost.
+        self.blocking.response_callbacks.pop("XREAD", None)
+
+    async def close(self) -> None:
+        for client in (self.commands, self.blocking):
+            await client.aclose()
+            await client.connection_pool.disconnect()
+
+
+class Servers:
+    """The servers of a log."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._url, self._parts = url, parts
+        self._kind = parts.scheme.partition("+")[2]
+        self._scheme = parts.scheme.partition("+")[0]
+        self._known: dict[int, str] = {}  # a shard's server, until something went wrong there
+        self._pairs: dict[str, Pair] = {}
+        self._asking = asyncio.Lock()
+
+    @asynccontextmanager
+    async def of(self, shard: int) -> AsyncIterator[Pair]:
+        """A shard's server for one command. Raises LogUnavailable for whatever goes wrong; then it is asked for anew."""
+        try:
+            async with translated():
+                yield await self._pair(shard)
+        except LogUnavailable:
+            if self._kind:
+                self._known.pop(shard, None)
+            raise
+
+    async def _pair(self, shard: int) -> Pair:
+        url = self._known.get(shard)
+        if url is None:
+            async with self._asking:
+                url = self._known.get(shard) or await self._find(shard)
+                self._known[shard] = url
+        if url not in self._pairs:
+            self._pairs[url] = Pair(url)
+        return self._pairs[url]
+
+    async def _find(self, shard: int) -> str:
+        match self._kind:
+            case "sentinel":
+                host, port = await self._ask_sentinels()
+            case "cluster":
+                host, port = await self._ask_nodes(key_slot(f"{{relay:{shard}}}:journal".encode()))
+            case _:
+                return self._url
+        return address_url(self._scheme, self._parts, host, port)
+
+    async def _ask_sentinels(self) -> tuple[str, int]:
+        service = self._parts.path.strip("/")
+        timeouts = {"socket_timeout": CONNECT_S, "socket_connect_timeout": CONNECT_S}
+        sentinel = Sentinel(addresses(self._parts), **timeouts)  # type: ignore[no-untyped-call]
+        try:
+            host, port = await sentinel.discover_master(service)
+        finally:
+            for client in sentinel.sentinels:
+                await client.aclose()
+        return str(host), int(port)
+
+    async def _ask_nodes(self, slot: int) -> tuple[str, int]:
+        """Asks the nodes of the URL, then those we have used, for who has the slot."""
+        failure: Exception | None = None
+        seeds = [address_url(self._scheme, self._parts, host, port) for host, port in addresses(self._parts)]
+        for url in dict.fromkeys([*seeds, *self._pairs]):
+            pair = self._pairs.setdefault(url, Pair(url))
+            try:
+                ranges = await pair.commands.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+            except (ValkeyError, OSError, TimeoutError) as error:
+                failure = error
+                continue
+            for (first, last), owner in ranges.items():
+                if int(first) <= slot <= int(last):
+                    host, port = owner["primary"][:2]
+                    return str(host), int(port)
+        raise LogUnavailable(f"no node of the cluster says who has slot {slot}") from failure
+
+    async def close(self) -> None:
+        for pair in self._pairs.values():
+            await pair.close()
+        self._pairs.clear()
+
+
+def addresses(parts: SplitResult) -> list[tuple[str, int]]:
+    """The hosts of a URL that names several. Raises ValueError."""
+    default = 26379 if parts.scheme.endswith("sentinel") else 6379
+    found = []
+    for part in parts.netloc.rpartition("@")[2].split(","):
+        host, colon, port = part.rpartition(":") if ":" in part else (part, "", "")
+        if not host:
+            raise ValueError(f"names no host in {part!r}")
+        found.append((host, int(port) if colon else default))
+    return found
+
+
+def address_url(scheme: str, parts: SplitResult, host: str, port: int) -> str:
+    credentials, at, _ = parts.netloc.rpartition("@")
+    return f"{scheme}://{credentials}{at}{host}:{port}"
+
+
+def check_url(url: str) -> str:
+    """The URL, if it is one of the forms above. Raises ValueError."""
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    known = scheme in SCHEMES and (not kind or (f"+{kind}" in MANY and scheme != "unix"))
+    if url and not known:
+        raise ValueError("is not a URL of the form valkey://host:6379/0, valkeys://… (TLS) or unix:///path")
+    if kind:
+        addresses(parts)
+        if kind == "sentinel" and not parts.path.strip("/"):
+            raise ValueError("names no service: valkey+sentinel://host:26379,host:26379/service")
+    return url

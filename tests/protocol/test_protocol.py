@@ -1,0 +1,170 @@
+"""Every case over every way to read."""
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import valkey.asyncio
+
+from tests.protocol import cases
+from tests.protocol.cases import CASES, Case, Read, Step
+from tests.protocol.doors import Client, Door, Got, LongPolling, Mixed, Polling, Streaming
+from tests.protocol.world import Scene, World, open_http
+
+pytestmark = pytest.mark.anyio
+
+
+def mixed(world: World, turn: int) -> Door:
+    first, second, function = world.first.url, world.second.url, world.function.url
+    doors: list[Door] = [
+        Streaming(first),
+        Polling(function),
+        LongPolling(second, told_of_resets=True),
+        Streaming(second),
+        Polling(first),
+        LongPolling(function, told_of_resets=False),
+    ]
+    turn %= len(doors)
+    return Mixed(itertools.cycle(doors[turn:] + doors[:turn]))
+
+
+DOORS: dict[str, Callable[[World, int], Door]] = {
+    "stream": lambda world, _: Streaming(world.first.url),
+    "poll": lambda world, _: Polling(world.first.url),
+    "long poll": lambda world, _: LongPolling(world.first.url, told_of_resets=True),
+    "mix": mixed,
+    "function": lambda world, _: Polling(world.function.url),
+    "waiting function": lambda world, _: LongPolling(world.function.url, told_of_resets=False),
+}
+# Each way of reading is the same code for any number of shards, but for these.
+DOORS_OF_SHARDS = ("stream", "long poll", "mix", "function")
+RUNS = [
+    pytest.param(shards, case, door, turn, id=f"{case.name}-{shards} shards-{door}")
+    for shards in (1, 3)
+    for turn, case in enumerate(CASES)
+    if shards in case.shards
+    for door in (DOORS if shards == 1 else DOORS_OF_SHARDS)
+]
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], World]]:
+    """Worlds by their number of shards."""
+    started: dict[int, World] = {}
+
+    def get(shards: int) -> World:
+        if shards not in started:
+            started[shards] = World(tmp_path_factory.mktemp(f"world-{shards}"), shards)
+            started[shards].start()
+        return started[shards]
+
+    yield get
+    for world in started.values():
+        world.kill()
+
+
+@asynccontextmanager
+async def opened(world: World) -> AsyncIterator[Scene]:
+    async with open_http() as http, valkey.asyncio.Valkey.from_url(world.valkey.url) as log:
+        yield Scene(world, http, log)
+
+
+@pytest.mark.parametrize(("shards", "case", "way", "turn"), RUNS)
+async def test_a_client_gets_each_retained_event_once_and_in_order_and_is_told_of_the_others(
+    worlds: Callable[[int], World], shards: int, case: Case, way: str, turn: int
+) -> None:
+    async with opened(worlds(shards)) as scene:
+        door = DOORS[way](scene.world, turn)
+        try:
+            await play(case, Client(scene), door)
+        finally:
+            await door.cut()
+
+
+async def play(case: Case, client: Client, door: Door) -> None:
+    stored = client.cursor, dict(client.numbers)
+    for number, step in enumerate([*case.steps, None]):
+        try:
+            if step is None:
+                await finish(client, door)
+            elif isinstance(step, cases.Mark):
+                stored = client.cursor, dict(client.numbers)
+            elif isinstance(step, cases.Back):
+                await door.cut()
+                client.cursor, client.numbers = stored[0], dict(stored[1])
+            else:
+                await act(step, client, door)
+        except BaseException as error:
+            error.add_note(f"at step {number}: {step or 'the end'}")
+            raise
+
+
+async def act(step: Step, client: Client, door: Door) -> None:
+    scene = client.scene
+    match step:
+        case cases.Publish(events, key, duplicate, by):
+            relay = scene.world.first if by == "first" else scene.world.second
+            await scene.publish(relay, events, key, duplicate)
+        case Read():
+            got = await door.read(client, step)
+            got.labels[:0], client.glimpsed = client.glimpsed, []
+            compare(got, step, scene)
+        case cases.Glimpse(resume, gaps, events):
+            await door.cut()
+            stream = Streaming(scene.world.first.url)
+            expected = Read("", resume, gaps)
+            try:
+                got = await stream.take(client, expected, events)
+            finally:
+                await stream.cut()
+            client.glimpsed += got.labels
+            got.labels = []
+            compare(got, expected, scene)
+        case cases.LoseAnswer():
+            await door.lose_answer(client)
+        case cases.Cut():
+            await door.cut()
+        case cases.Ask():
+            await door.cut()
+            client.ask = step
+        case cases.Sync():
+            await door.sync(client)
+        case cases.Trim(topic, keep):
+            await scene.trim(topic, keep)
+        case cases.DropRings():
+            await scene.drop_rings()
+        case cases.Flush(topic, quiet):
+            await scene.flush(topic, quiet)
+        case cases.Restart(meanwhile):
+            scene.world.first.kill()
+            if meanwhile:
+                await scene.publish(scene.world.second, meanwhile)
+            scene.world.first.start()
+            if isinstance(door, Streaming):  # its connection is dead
+                await door.cut()
+        case _:
+            raise AssertionError(step)
+
+
+async def finish(client: Client, door: Door) -> None:
+    """One more event to each topic is all that comes."""
+    letters = client.ask.topics
+    name = client.ask.names.partition(",")[0] or "update"
+    labels = [f"{letter}{len(client.scene.records.get(letter, [])) + 1}" for letter in letters]
+    await client.scene.publish(client.scene.world.first, " ".join(f"{letter}:{name}" for letter in letters))
+    got = await door.read(client, Read(" ".join(labels)))
+    compare(got, Read(" ".join(labels)), client.scene)
+
+
+def compare(got: Got, expected: Read, scene: Scene) -> None:
+    labels = expected.events.split()
+    gaps: dict[str, tuple[int | None, int | None]] = {}
+    for gap in expected.gaps:
+        record = scene.find(gap.topic, gap.first) if gap.first else None
+        first_n = record.n if record else scene.records[gap.topic][-1].n + 1 if gap.first else None
+        gaps[gap.topic] = gap.lost, first_n
+    if scene.world.shards > 1:  # each shard has an order of its own
+        got.labels.sort(key=lambda label: label[0])
+        labels.sort(key=lambda label: label[0])
+    assert got == Got(expected.resume, gaps, labels)

@@ -1,0 +1,231 @@
+"""The servers of one log, and what can be done to that log: a Valkey, two relays, and the polling function."""
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import valkey.asyncio
+
+from relay.log import shard_of
+from tests.servers import Relay, Valkey, free_port, token, wait_until_listening
+
+LIMIT_S = 20.0
+# A node of a stream holds one entry, so that what a relay trims by whole nodes is exact.
+ARGUMENTS = ("--stream-node-max-entries", "1")
+ENV = {"RELAY_HEARTBEAT_SECONDS": "1", "RELAY_MAX_STREAMS_PER_SUB": "5000"}
+SECOND_EVENTS = 5  # of a topic, which the second relay keeps
+
+
+@dataclass
+class Function:
+    """The polling API alone, in a server that knows nothing of the relay."""
+
+    settings: Relay  # a relay that isn't started: its environment
+    port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> "Function":
+        self.settings.directory.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "granian", "--interface", "asgi", "--factory", "--no-ws", "--port", str(self.port)]
+        with (self.settings.directory / "function.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "fallback.app:create_app"],
+                env=self.settings.environ(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_until_listening(self.port, self.process)
+        return self
+
+    def kill(self) -> None:
+        if self.process:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(LIMIT_S)
+
+
+class World:
+    """One log of so many shards, and who serves it."""
+
+    def __init__(self, directory: Path, shards: int) -> None:
+        self.shards = shards
+        self.valkey = Valkey(directory / "valkey", arguments=ARGUMENTS)
+        env = {**ENV, "RELAY_SHARDS": str(shards)}
+        self.first = Relay(directory / "first", self.valkey.url, env)
+        self.second = Relay(directory / "second", self.valkey.url, {**env, "RELAY_RETENTION_EVENTS": str(SECOND_EVENTS)})
+        self.function = Function(Relay(directory / "function", self.valkey.url, env))
+
+    def start(self) -> "World":
+        self.valkey.start()
+        with ThreadPoolExecutor() as pool:
+            for started in [pool.submit(server.start) for server in (self.first, self.second, self.function)]:
+                started.result()
+        return self
+
+    def kill(self) -> None:
+        for server in (self.first, self.second, self.function):
+            if server.process:
+                server.kill()
+        self.valkey.kill()
+
+    def relays(self) -> list[Relay]:
+        return [self.first, self.second]
+
+
+class Record(msgspec.Struct, frozen=True):
+    """An event that was published, as its publisher knows it."""
+
+    label: str  # A3
+    id: str
+    n: int
+    name: str
+    data: Any
+
+
+@dataclass
+class Scene:
+    """A world during one case: with topics of its own, and a record of what was published to them."""
+
+    world: World
+    http: httpx.AsyncClient
+    valkey: "valkey.asyncio.Valkey"
+    topics: dict[str, str] = field(default_factory=dict)  # by letter
+    records: dict[str, list[Record]] = field(default_factory=dict)  # by letter, as published
+    by_id: dict[str, Record] = field(default_factory=dict)
+    by_key: dict[str, Record] = field(default_factory=dict)
+
+    def topic(self, letter: str) -> str:
+        """Letters go round the shards: A is in the first one, B in the second."""
+        if letter not in self.topics:
+            shard = (ord(letter) - ord("A")) % self.world.shards
+            names = (f"tests/{letter}/{secrets.token_hex(6)}" for _ in range(1000))
+            self.topics[letter] = next(name for name in names if shard_of(name, self.world.shards) == shard)
+        return self.topics[letter]
+
+    def letter(self, topic: str) -> str:
+        return next(letter for letter, name in self.topics.items() if name == topic)
+
+    def find(self, letter: str, number: int) -> Record | None:
+        """A topic's event by its number in the case; None if there is no such event yet."""
+        published = self.records.get(letter, [])
+        return published[number - 1] if number <= len(published) else None
+
+    # What is done to the log
+
+    async def publish(self, relay: Relay, events: str, key: str | None = None, duplicate: bool = False) -> None:
+        items: list[dict[str, Any]] = []
+        labels = []
+        for event in events.split():
+            letter, _, name = event.partition(":")
+            number = len(self.records.setdefault(letter, [])) + 1 + sum(label[0] == letter for label in labels)
+            labels.append(f"{letter}{number}")
+            data = {"label": labels[-1], "text": "é\u2028\n\x00"}
+            items.append({"topic": self.topic(letter), "event": name or "update", "data": data})
+        if duplicate:
+            assert key is not None
+            first = self.by_key[key]
+            items[0]["data"], labels = first.data, [first.label]
+        answers = await self._post(relay, items, key)
+        for item, label, answer in zip(items, labels, answers, strict=True):
+            assert answer["duplicate"] is duplicate, answer
+            record = Record(label, answer["id"], answer["n"], item["event"], item["data"])
+            if duplicate:
+                assert key is not None
+                assert record == self.by_key[key]
+                continue
+            assert record.id not in self.by_id
+            self.records[label[0]].append(record)
+            self.by_id[record.id] = record
+            if key:
+                self.by_key[key] = record
+
+    async def _post(self, relay: Relay, items: list[dict[str, Any]], key: str | None) -> list[dict[str, Any]]:
+        if len(items) > 1:
+            answer = await self.http.post(f"{relay.url}/stream/publish", json=items)
+            assert answer.status_code == 200, answer.text
+            return list(answer.json()["results"])
+        item = items[0]
+        body = {"event": item["event"], "data": item["data"]}
+        headers = {"idempotency-key": key} if key else {}
+        answer = await self.http.post(f"{relay.url}/stream/{item['topic']}", json=body, headers=headers)
+        assert answer.status_code in (200, 201), answer.text
+        assert answer.json()["duplicate"] is (answer.status_code == 200)
+        return [answer.json()]
+
+    async def trim(self, letter: str, keep: int) -> None:
+        topic = self.topic(letter)
+        await self.valkey.xtrim(f"{{relay:{shard_of(topic, self.world.shards)}}}:topic:{topic}", maxlen=keep, approximate=False)
+        await self.drop_rings()
+
+    async def drop_rings(self) -> None:
+        """A count that is left out looks to a tail like an entry that was trimmed before it was read."""
+        before = [await self._restarts(relay) for relay in self.world.relays()]
+        for shard in range(self.world.shards):
+            await self.valkey.hincrby(f"{{relay:{shard}}}:shard", "s", 1)
+        await self._fill(range(self.world.shards))
+        await self._restarted(before, self.world.shards)
+
+    async def flush(self, letter: str, quiet: bool) -> None:
+        before = [await self._restarts(relay) for relay in self.world.relays()]
+        lost = [shard_of(self.topic(letter), self.world.shards)] if letter else list(range(self.world.shards))
+        if letter:
+            keys = [key async for key in self.valkey.scan_iter(f"{{relay:{lost[0]}}}:*", count=1000)]
+            await self.valkey.delete(*keys)
+        else:
+            await self.valkey.flushall()
+        self.by_id = {id: record for id, record in self.by_id.items() if letter and self.letter_shard(record.label[0]) != lost[0]}
+        self.by_key.clear()
+        if not quiet:
+            await self._fill(lost)
+        await self._restarted(before, len(lost))
+
+    def letter_shard(self, letter: str) -> int:
+        return shard_of(self.topic(letter), self.world.shards)
+
+    async def _fill(self, shards: Any) -> None:
+        """An event in each of these shards that is of no topic of the case."""
+        names = [name for name in (f"tests/filler/{secrets.token_hex(6)}" for _ in range(1000))]
+        topics = [next(name for name in names if shard_of(name, self.world.shards) == shard) for shard in shards]
+        await self._post(self.world.first, [{"topic": topic, "event": "filler", "data": None} for topic in topics], None)
+
+    # What the servers say of themselves
+
+    async def status(self, relay: Relay) -> dict[str, Any]:
+        return dict((await self.http.get(f"{relay.url}/stream/status")).json())
+
+    async def _restarts(self, relay: Relay) -> int:
+        return int((await self.status(relay))["tail"]["restarts"])
+
+    async def _restarted(self, before: list[int], more: int) -> None:
+        """Returns when each relay's tails have noticed what became of the log."""
+        async with asyncio.timeout(LIMIT_S):
+            for relay, restarts in zip(self.world.relays(), before, strict=True):
+                while await self._restarts(relay) < restarts + more:
+                    pass
+
+    async def waits(self, url: str) -> bool:
+        """Whether somebody waits for something to come at this server. (No other test uses it.)"""
+        relay = next((relay for relay in self.world.relays() if relay.url == url), None)
+        if relay:
+            return int((await self.status(relay))["waiting_polls"]) > 0
+        # The tails block on the journals, and a waiting poll of the function on streams of topics.
+        return int((await self.valkey.info("clients"))["total_blocking_keys"]) > self.world.shards
+
+
+def open_http() -> httpx.AsyncClient:
+    """A client with a token for everything. Without TLS here, loading its certificates would be most of a test's time."""
+    headers = {"authorization": f"Bearer {token()}"}
+    return httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(LIMIT_S, read=60), verify=False)
