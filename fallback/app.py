@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from litestar import Litestar
 
+import relay
 from fallback.poll import Wait, poll_handlers
 from relay.admission import Admission
 from relay.answers import answer_error
@@ -17,6 +18,7 @@ from relay.edge import Edge
 from relay.errors import SettingsError
 from relay.guard import guard_of
 from relay.log import Log
+from relay.openapi import openapi_config
 from relay.settings import read_settings, retention_of
 from relay.span import Gap
 
@@ -58,7 +60,7 @@ def create_app() -> Edge:
         poll_handlers(guard, log, waiting, Uncounted(), load=lambda: 0.0),
         lifespan=[lifespan],
         exception_handlers={Exception: answer_error},
-        openapi_config=None,
+        openapi_config=openapi_config(relay.__version__),
         logging_config=None,
     )
     return Edge(app, guard)

@@ -17,12 +17,13 @@ from fallback import described
 from fallback.page import Page, body, cache_control, etag, pace_ms, read_page
 from relay.answers import json_answer
 from relay.cursor import Cursor, Place
+from relay.edge import topic_of
 from relay.errors import Unavailable
 from relay.guard import COOKIES, Guard, header
 from relay.log import Log
 from relay.query import ReadQuery, parse_fields, parse_read
 from relay.span import Gap
-from relay.topic import parse_topic, tag_of
+from relay.topic import tag_of
 
 VARY = "Origin, Authorization, Cookie, Last-Event-ID"
 
@@ -72,9 +73,7 @@ def poll_handlers(guard: Guard, log: Log, waiting: Waiting, observer: Observer, 
         operation_class=described.POLL_TOPIC,
     )
     async def poll_topic(request: Request[Any, Any, Any]) -> Response[bytes]:
-        parts = request.path_params
-        topic = parse_topic(f"{parts['collection']}/{parts['kind']}/{parts['ident']}")
-        return await answer(request, parts["version"], topic)
+        return await answer(request, request.path_params["version"], topic_of(request.path_params))
 
     @get("/stream/{version:str}/poll", operation_class=described.POLL)
     async def poll(request: Request[Any, Any, Any]) -> Response[bytes]:

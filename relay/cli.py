@@ -1,4 +1,4 @@
-"""The command line: `relay serve`, `demo`, `token`, `publish`, `tail`.
+"""The command line: `relay serve`, `demo`, `token`, `publish`, `tail`, `verify`.
 
 Exit codes: 0 done; 1 it failed (the log is away, an event was refused); 2 wrong arguments or settings.
 """
@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import relay
 from relay.errors import LogUnavailable, Malformed, RelayError, SettingsError
@@ -110,6 +111,19 @@ def build_parser() -> argparse.ArgumentParser:
     tail.add_argument("--cursor", default="now", help="where to begin: a cursor, now (default) or earliest")
     tail.add_argument("--count", type=int, metavar="N", help="end after N events")
     tail.add_argument("--json", action="store_true", help="print whole events with id, n and ts, not their data alone")
+
+    verify = add(
+        "verify",
+        run_verify,
+        "prove that a running relay loses, repeats and reorders nothing, with canaries on a topic of their own",
+        "relay verify http://127.0.0.1:8080 --seconds 60",
+    )
+    verify.add_argument("url", help="the relay's public address")
+    verify.add_argument("--token", help="may read and publish canary/**; made with RELAY_JWT_SECRET if that is set")
+    verify.add_argument("--seconds", type=float, default=60, help="how long to publish (default: 60)")
+    verify.add_argument("--rate", type=float, default=10, help="canaries a second (default: 10)")
+    verify.add_argument("--clients", type=int, default=2, help="readers of each door: live, poll, long poll (default: 2)")
+    verify.add_argument("--export", type=Path, metavar="FILE", help="write the figures there too, as JSON")
     return parser
 
 
@@ -152,3 +166,11 @@ def run_tail(options: argparse.Namespace) -> int:
     from relay.terminal import tail
 
     return asyncio.run(tail(options))
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    from relay.verify import verify_and_print
+
+    if not (0 < options.seconds <= 7 * 86400 and 0 < options.rate <= 1000 and 1 <= options.clients <= 100):
+        raise SettingsError(["--seconds is above 0 up to a week, --rate up to 1000, --clients from 1 to 100"])
+    return verify_and_print(options)

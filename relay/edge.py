@@ -5,11 +5,13 @@ returned, with all that it keeps for a request, the stream is run with the serve
 stream then costs no more than a bare ASGI application's, and a push is one call without a coroutine around it.
 
 **Paths** are split as they came, then each part is decoded once. Servers hand applications a path that is decoded before
-it is split, where `%2F` adds a part.
+it is split, where `%2F` adds a part. And Litestar prefers a literal part to a parameter and never goes back: the topic
+`matches/live/7` it would look for under `/stream/{version}/live`. So a type that is such a word gets a mark on its way to
+the handler, which `topic_of` takes away.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -19,9 +21,11 @@ from litestar.response import Response
 from relay.answers import problem_message
 from relay.errors import Malformed, Problem
 from relay.guard import PREFLIGHT, Guard, header
-from relay.topic import decode_part
+from relay.topic import decode_part, parse_topic
 
 HOLD = "relay.hold"
+LITERALS = ("live", "poll")  # what stands behind a version where a topic has its type
+MARK = "%"  # no decoded path has one
 # Pages and streams say themselves how long they may be kept; whatever doesn't may not be.
 COMMON = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"cache-control", b"no-store")]
 
@@ -99,9 +103,17 @@ def merged(own: list[tuple[bytes, bytes]], common: list[tuple[bytes, bytes]]) ->
 def decoded_path(scope: Any) -> str:
     """The path with each part decoded once. Raises Malformed where that would change its parts."""
     raw = scope.get("raw_path") or b""
-    if b"%" not in raw:
-        return str(scope["path"])
-    parts = [decode_part(part) for part in raw.partition(b"?")[0].decode("latin-1").split("/")]
+    if b"%" in raw:
+        parts = [decode_part(part) for part in raw.partition(b"?")[0].decode("latin-1").split("/")]
+    else:
+        parts = scope["path"].split("/")
     if any("%" in part for part in parts):
         raise Malformed("the path is percent-encoded twice", code="bad_path")
+    if any(parts[4:]) and parts[3] in LITERALS:  # /stream/collection/type/id…
+        parts[3] += MARK
     return "/".join(parts)
+
+
+def topic_of(params: Mapping[str, str]) -> str:
+    """The topic that a path names. Raises Malformed."""
+    return parse_topic(f"{params['collection']}/{params['kind'].removesuffix(MARK)}/{params['ident']}")

@@ -6,6 +6,10 @@ at most), never evicts, and ends with the process that started it, however that 
 
 It is started by the launcher, before the workers, from a thread that lives as long as the process does: the kernel ties a
 death signal to the *thread* that asked for it. The same thread starts it again if it dies.
+
+Two locks, since a relay that was killed leaves a server behind which may take its time to end, and whose last act is to
+remove the socket: `relay.lock` is the relay's, and `valkey.lock` is also held by the server itself, so that the next one
+starts when that one has ended.
 """
 
 import ctypes
@@ -62,12 +66,14 @@ def run_valkey(data_dir: Path) -> Iterator[str]:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         socket_path(data_dir).parent.mkdir(mode=0o700, exist_ok=True)
-        lock = open(data_dir / "relay.lock", "w")  # noqa: SIM115  # held as long as the server runs
+        lock = open(data_dir / "relay.lock", "w")  # noqa: SIM115  # held as long as this relay runs
+        server_lock = open(data_dir / "valkey.lock", "w")  # noqa: SIM115
     except OSError as error:
         raise SettingsError([f"RELAY_DATA_DIR={data_dir} can't be used: {error.strerror}"]) from error
-    with lock:
+    with lock, server_lock:
         take_lock(lock, data_dir)
-        keeper = Keeper(data_dir)
+        wait_for_lock(server_lock, data_dir)
+        keeper = Keeper(data_dir, server_lock.fileno())
         try:
             keeper.start()
             yield f"unix://{keeper.socket}"
@@ -84,11 +90,43 @@ def take_lock(lock: IO[str], data_dir: Path) -> None:
         ) from error
 
 
-class Keeper:
-    """Starts the server, and starts it again when it dies, until it is stopped."""
+def wait_for_lock(lock: IO[str], data_dir: Path) -> None:
+    """Returns when no server of an earlier relay is left."""
+    deadline = time.monotonic() + START_S
+    told = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise SettingsError(
+                    [f"RELAY_DATA_DIR={data_dir}: the valkey-server of a relay that was killed does not end: kill it"]
+                ) from None
+        else:
+            return
+        if not told:
+            logger.warning("waiting for the valkey-server of a relay that was killed: it has yet to end")
+            ask_to_end(data_dir)
+            told = True
+        time.sleep(0.02)
 
-    def __init__(self, data_dir: Path) -> None:
+
+def ask_to_end(data_dir: Path) -> None:
+    """Where the kernel doesn't end a server with its parent, nobody else does."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(socket_path(data_dir)))
+            client.sendall(b"SHUTDOWN\r\n")
+        except OSError:  # it has just ended
+            pass
+
+
+class Keeper:
+    """Starts the server, and starts it again when it dies, until it is stopped. The server keeps the lock open."""
+
+    def __init__(self, data_dir: Path, lock: int) -> None:
         self.data_dir = data_dir
+        self.lock = lock
         self.socket = socket_path(data_dir)
         self.binary = find_binary()
         self._process: subprocess.Popen[bytes] | None = None
@@ -133,7 +171,13 @@ class Keeper:
             "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction",
         ]  # fmt: skip
         # A session of its own, so that a Ctrl-C ends the relay first and the log last.
-        return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent())
+        return subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with_parent(),
+            pass_fds=[self.lock],
+        )
 
 
 def find_binary() -> str:

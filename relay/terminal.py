@@ -1,4 +1,4 @@
-"""What commands do in the terminal: make a token, publish, tail. They reach the log itself, not the server."""
+"""What commands do in the terminal: make a token, publish, tail. The last two reach the log itself, not the server."""
 
 import argparse
 import asyncio

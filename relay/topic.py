@@ -33,15 +33,8 @@ def parse_topic(text: str) -> str:
     return text
 
 
-def topic_from_path(parts: list[str]) -> str:
-    """The topic of three parts of a path as it came over the wire, still percent-encoded.
-
-    Each part is decoded once, after the path was split, so that `%2F` can't add a part and `%2e%2e` can't take one away.
-    """
-    return parse_topic("/".join(decode_part(part) for part in parts))
-
-
 def decode_part(part: str) -> str:
+    """A part of a path as it came over the wire: decoded once, after the path was split, so that `%2F` adds no part."""
     decoded = unquote_to_bytes(part)
     if b"/" in decoded:
         raise Malformed(f"{part[:400]!r} holds an encoded slash, which no topic has", code="bad_topic")

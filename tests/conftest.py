@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 
+from tests.asking import Asker
 from tests.servers import Relay, Valkey, token
 
 # So that the shared relay's own limits don't get into the way of tests that open many streams at once.
@@ -15,6 +17,10 @@ SHARED_ENV = {
     "RELAY_PUBLIC_TOPICS": "public/**",
     "RELAY_HEARTBEAT_SECONDS": "1",
 }
+
+# How long an example takes is the machine's business.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +41,14 @@ def relay(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[
     process = Relay(tmp_path_factory.mktemp("relay"), valkey.url, SHARED_ENV).start()
     yield process
     process.kill()
+
+
+@pytest.fixture(scope="session")
+def asker(relay: Relay) -> Iterator[Asker]:
+    """Asks the shared relay, one request after the other."""
+    asker = Asker(relay.url)
+    yield asker
+    asker.client.close()
 
 
 @pytest.fixture

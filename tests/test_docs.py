@@ -46,7 +46,7 @@ def endpoints() -> Iterator[tuple[str, ...]]:
     settings = read_settings({"RELAY_JWT_SECRET": SECRET, "RELAY_VALKEY_URL": "valkey://127.0.0.1:1/0"})
     for path, item in Parts(settings).app().app.openapi_schema.to_schema()["paths"].items():
         for method, operation in item.items():
-            yield f"`{method.upper()} {path}`", operation["summary"]
+            yield f"`{method.upper()} {path.replace('{kind}/{ident}', '{type}/{id}')}`", operation["summary"]
     yield "`GET /schema/openapi.json`", "The description of all of these, as OpenAPI 3.1"
 
 

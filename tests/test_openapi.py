@@ -12,6 +12,7 @@ import msgspec
 import openapi_spec_validator
 import pytest
 
+from fallback.app import create_app
 from relay.app import Relay as Parts
 from relay.endpoints.publish import Body, Item
 from relay.errors import Forbidden, Malformed, TooMany, Unauthorized
@@ -208,6 +209,16 @@ def test_every_code_in_the_source_is_described_and_no_other() -> None:
                 elif ast.unparse(keyword.value) == "f'bad_{name}'":
                     used |= {"bad_k", "bad_limit"}
     assert {code for _, codes in PROBLEMS.values() for code in codes} == used
+
+
+@pytest.mark.anyio
+async def test_the_polling_function_serves_its_part_of_the_document(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_JWT_SECRET", SECRET)
+    monkeypatch.setenv("RELAY_VALKEY_URL", "valkey://127.0.0.1:1/0")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=create_app()), base_url="http://function") as client:
+        part = (await client.get(PATH)).json()
+    openapi_spec_validator.validate(part, cls=openapi_spec_validator.OpenAPIV31SpecValidator)
+    assert part["paths"] == {path: item for path, item in document.content["paths"].items() if path.endswith("/poll") or path == PATH}
 
 
 def test_no_page_of_the_schema_path_loads_foreign_scripts(relay: Relay) -> None:

@@ -1,12 +1,13 @@
 """Topics, the patterns that grant them, and paths which came percent-encoded."""
 
 import re
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.edge import decoded_path
+from relay.edge import decoded_path, topic_of
 from relay.errors import Malformed
 from relay.topic import Patterns, decode_part, parse_topic, tag_of
 
@@ -166,6 +167,10 @@ PATHS = {
     "with a query": ("/stream/a%3A/b/c/v1/poll?topic=%2F", "/stream/a:/b/c/v1/poll"),
     "two dots": ("/stream/a/%2e%2e/c/v1/poll", "/stream/a/../c/v1/poll"),  # which is no topic
     "a half-encoded dot": ("/stream/a/.%2E/c/v1/poll", "/stream/a/../c/v1/poll"),
+    "a type that is a word of ours": ("/stream/matches/live/7/v1/live", "/stream/matches/live%/7/v1/live"),  # see `topic_of`
+    "such a type encoded": ("/stream/matches/l%69ve/7", "/stream/matches/live%/7"),
+    "several topics": ("/stream/v1/live", "/stream/v1/live"),
+    "several topics, with a slash behind": ("/stream/v1/live/", "/stream/v1/live/"),
 }
 
 BAD_PATHS = {
@@ -181,13 +186,19 @@ BAD_PATHS = {
 
 @pytest.mark.parametrize(("raw", "path"), PATHS.values(), ids=PATHS)
 def test_a_path_is_split_first_and_then_decoded_once(raw: str, path: str) -> None:
-    assert decoded_path({"raw_path": raw.encode(), "path": path}) == path
+    assert decoded_path({"raw_path": raw.encode(), "path": unquote(raw)}) == path
 
 
 @pytest.mark.parametrize("raw", BAD_PATHS.values(), ids=BAD_PATHS)
 def test_a_path_whose_decoding_would_change_its_parts_is_malformed(raw: str) -> None:
     with pytest.raises(Malformed):
         decoded_path({"raw_path": raw.encode(), "path": raw})
+
+
+def test_any_valid_type_may_stand_in_a_path() -> None:
+    for kind in ("live", "poll", "ROULETTE"):
+        _, _, collection, marked, ident, *_ = decoded_path({"path": f"/stream/a/{kind}/b/v1/poll"}).split("/")
+        assert topic_of({"collection": collection, "kind": marked, "ident": ident}) == f"a/{kind}/b"
 
 
 def test_bytes_that_are_no_text_make_no_topic() -> None:

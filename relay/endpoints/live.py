@@ -7,14 +7,13 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 
 from relay.answers import answer_error
-from relay.edge import Hold
+from relay.edge import Hold, topic_of
 from relay.endpoints import described
 from relay.errors import Problem
 from relay.follow import Start
 from relay.guard import Guard, header
 from relay.log import Log
 from relay.query import ReadQuery, parse_read, places_of
-from relay.topic import parse_topic
 
 
 class Refusal(Start, frozen=True):
@@ -54,9 +53,7 @@ def live_handlers(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
         exception_handlers={Exception: answer_error},
     )
     async def live_topic(request: Request[Any, Any, Any]) -> Response[Any]:
-        parts = request.path_params
-        topic = parse_topic(f"{parts['collection']}/{parts['kind']}/{parts['ident']}")
-        return answer(request, parts["version"], topic)
+        return answer(request, request.path_params["version"], topic_of(request.path_params))
 
     @get("/stream/{version:str}/live", operation_class=described.LIVE, exception_handlers={Exception: answer_error})
     async def live(request: Request[Any, Any, Any]) -> Response[Any]:

@@ -9,6 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 
 from relay.answers import json_answer
+from relay.edge import topic_of
 from relay.endpoints import described
 from relay.errors import Forbidden, Malformed, TooLarge, Unprocessable, WrongMediaType
 from relay.event import DEFAULT_NAME
@@ -49,8 +50,7 @@ def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: 
         status_code=201,
     )
     async def publish(request: Request[Any, Any, Any]) -> Response[bytes]:
-        parts = request.path_params
-        topic = parse_topic(f"{parts['collection']}/{parts['kind']}/{parts['ident']}")
+        topic = topic_of(request.path_params)
         scope: Any = request.scope
         key = header(scope, b"idempotency-key") or None
         grants = guard.may_publish(scope).grants.publish

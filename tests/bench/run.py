@@ -371,13 +371,16 @@ def memory(bench: Bench, options: Options) -> None:
                 time.sleep(SETTLE_S)
             time.sleep(SETTLE_S)
             before = servers.memory_kb(server.worker)
+            begin, cpu = time.monotonic(), servers.cpu_s(server.worker)
             with bench.subscribe(server, options.streams, 1, 0):
+                connect_s, cpu = time.monotonic() - begin, servers.cpu_s(server.worker) - cpu
                 time.sleep(options.seconds)
                 after = servers.memory_kb(server.worker)
         kilobytes[server.name] = (after - before) / options.streams
         rows.append([server.name, f"{before / 1024:.1f}", f"{after / 1024:.1f}", f"{kilobytes[server.name]:.1f}"])
+        rows[-1] += [f"{options.streams / connect_s:,.0f}", f"{cpu / options.streams * 1e6:.0f}"]
     print(f"{options.streams:,} idle streams of one topic, {options.seconds:g} s after the last connect\n")
-    table(["server", "RSS before, MiB", "RSS after, MiB", "KiB a stream"], rows)
+    table(["server", "RSS before, MiB", "RSS after, MiB", "KiB a stream", "connects/s", "CPU us/connect"], rows)
     first, *others = kilobytes
     for other in others:
         print(f"{first} / {other}: {kilobytes[first] / max(kilobytes[other], 0.01):.2f}")

@@ -104,10 +104,11 @@ class Case(msgspec.Struct, frozen=True):
     name: str
     steps: tuple[Step, ...]
     shards: tuple[int, ...] = (1,)
+    ways: tuple[str, ...] = ()  # where it says something, and takes its time; empty: all
 
 
-def case(name: str, *steps: Step, shards: tuple[int, ...] = (1,)) -> Case:
-    return Case(name, steps, shards)
+def case(name: str, *steps: Step, shards: tuple[int, ...] = (1,), ways: tuple[str, ...] = ()) -> Case:
+    return Case(name, steps, shards, ways)
 
 
 BOTH: Any = (1, 3)
@@ -599,6 +600,7 @@ CASES = [
         Read(),
         Publish("A"),
         Read("A2"),
+        ways=("stream", "long poll"),
     ),
     case(
         "a cut after the hello of a reset",
@@ -734,5 +736,6 @@ CASES = [
         Trim("A", 1),
         Publish("A"),
         Read("A5"),
+        ways=("stream", "long poll", "mix"),
     ),
 ]

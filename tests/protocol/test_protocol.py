@@ -1,85 +1,71 @@
 """Every case over every way to read."""
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import pytest
-import valkey.asyncio
 
 from tests.protocol import cases
 from tests.protocol.cases import CASES, Case, Read, Step
 from tests.protocol.doors import Client, Door, Got, LongPolling, Mixed, Polling, Streaming
-from tests.protocol.world import Scene, World, open_http
+from tests.protocol.world import Scene, World
 
 pytestmark = pytest.mark.anyio
 
 
-def mixed(world: World, turn: int) -> Door:
-    first, second, function = world.first.url, world.second.url, world.function.url
-    doors: list[Door] = [
-        Streaming(first),
-        Polling(function),
-        LongPolling(second, told_of_resets=True),
-        Streaming(second),
-        Polling(first),
-        LongPolling(function, told_of_resets=False),
-    ]
-    turn %= len(doors)
-    return Mixed(itertools.cycle(doors[turn:] + doors[:turn]))
+Way = Callable[[World, int], Door]
 
 
-DOORS: dict[str, Callable[[World, int], Door]] = {
+def in_turn(*ways: Way) -> Way:
+    """One read by each way, and so on."""
+
+    def mixed(world: World, turn: int) -> Door:
+        begin = turn % len(ways)
+        doors = [way(world, turn) for way in ways[begin:] + ways[:begin]]
+        return Mixed(itertools.cycle(doors))
+
+    return mixed
+
+
+WAYS: dict[str, Way] = {
     "stream": lambda world, _: Streaming(world.first.url),
     "poll": lambda world, _: Polling(world.first.url),
     "long poll": lambda world, _: LongPolling(world.first.url, told_of_resets=True),
-    "mix": mixed,
-    "function": lambda world, _: Polling(world.function.url),
     "waiting function": lambda world, _: LongPolling(world.function.url, told_of_resets=False),
+    "function": in_turn(
+        lambda world, _: Polling(world.function.url),
+        lambda world, _: LongPolling(world.function.url, told_of_resets=False),
+    ),
+    "mix": in_turn(
+        lambda world, _: Streaming(world.first.url),
+        lambda world, _: Polling(world.function.url),
+        lambda world, _: LongPolling(world.second.url, told_of_resets=True),
+        lambda world, _: Streaming(world.second.url),
+        lambda world, _: Polling(world.first.url),
+        lambda world, _: LongPolling(world.function.url, told_of_resets=False),
+    ),
 }
-# Each way of reading is the same code for any number of shards, but for these.
-DOORS_OF_SHARDS = ("stream", "long poll", "mix", "function")
+# To no single way the number of shards makes a difference but to these.
+WAYS_OVER_SHARDS = ("stream", "mix")
 RUNS = [
-    pytest.param(shards, case, door, turn, id=f"{case.name}-{shards} shards-{door}")
+    pytest.param(shards, case, way, turn, id=f"{case.name}-{shards}-{way}")
     for shards in (1, 3)
     for turn, case in enumerate(CASES)
     if shards in case.shards
-    for door in (DOORS if shards == 1 else DOORS_OF_SHARDS)
+    for way in case.ways or (WAYS if shards == 1 else WAYS_OVER_SHARDS)
 ]
-
-
-@pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], World]]:
-    """Worlds by their number of shards."""
-    started: dict[int, World] = {}
-
-    def get(shards: int) -> World:
-        if shards not in started:
-            started[shards] = World(tmp_path_factory.mktemp(f"world-{shards}"), shards)
-            started[shards].start()
-        return started[shards]
-
-    yield get
-    for world in started.values():
-        world.kill()
-
-
-@asynccontextmanager
-async def opened(world: World) -> AsyncIterator[Scene]:
-    async with open_http() as http, valkey.asyncio.Valkey.from_url(world.valkey.url) as log:
-        yield Scene(world, http, log)
 
 
 @pytest.mark.parametrize(("shards", "case", "way", "turn"), RUNS)
 async def test_a_client_gets_each_retained_event_once_and_in_order_and_is_told_of_the_others(
-    worlds: Callable[[int], World], shards: int, case: Case, way: str, turn: int
+    scenes: Callable[[int], Scene], shards: int, case: Case, way: str, turn: int
 ) -> None:
-    async with opened(worlds(shards)) as scene:
-        door = DOORS[way](scene.world, turn)
-        try:
-            await play(case, Client(scene), door)
-        finally:
-            await door.cut()
+    scene = scenes(shards)
+    door = WAYS[way](scene.world, turn)
+    try:
+        await play(case, Client(scene), door)
+    finally:
+        await door.cut()
 
 
 async def play(case: Case, client: Client, door: Door) -> None:

@@ -301,7 +301,7 @@ def shape_of(dice: Dice) -> Shape:
     return Shape(
         topics=topics,
         shards=dice.pick((1, 1, 2, 3)),
-        processes=dice.below(3) + 1,
+        processes=dice.pick((1, 1, 2, 3)),
         journal_events_max=dice.pick((3, 8, 30, 200)),
         stream_events_max=dice.pick((2, 4, 50)),
         ring_events_max=dice.pick((1, 3, 8, 50)),
@@ -310,7 +310,7 @@ def shape_of(dice: Dice) -> Shape:
     )
 
 
-Make = Callable[[Shape, Dice], Operation]
+Make = Callable[[Shape, Dice], tuple[Operation, ...]]
 
 
 def a_client(shape: Shape, dice: Dice) -> int:
@@ -329,27 +329,44 @@ def some(dice: Dice) -> int:
     return dice.pick((1, 2, 100))
 
 
+def draft(shape: Shape, dice: Dice) -> Publish:
+    return Publish(dice.pick(shape.topics), dice.pick("xy"), dice.below(2), dice.pick(KEYS))
+
+
+def arrival(shape: Shape, dice: Dice) -> tuple[Operation, ...]:
+    """A client comes and may soon be live, which takes several steps that chance alone seldom puts in a row."""
+    client, process = a_client(shape, dice), a_process(shape, dice)
+    return Connect(client, process), Step(client), Take(client), Step(client)
+
+
+def delivery(shape: Shape, dice: Dice) -> tuple[Operation, ...]:
+    published = draft(shape, dice), draft(shape, dice)
+    return *published, Tail(a_process(shape, dice), shape.shard_of(published[0].topic))
+
+
 LIFE: dict[Make, int] = {
-    lambda s, d: Publish(d.pick(s.topics), d.pick("xy"), d.below(2), d.pick(KEYS)): 50,
-    lambda s, d: Tail(a_process(s, d), a_shard(s, d), some(d)): 30,
-    lambda s, d: Step(a_client(s, d), some(d), d.chance(0.7)): 44,
-    lambda s, d: Take(a_client(s, d), some(d)): 24,
-    lambda s, d: Connect(a_client(s, d), a_process(s, d), d.chance(0.1)): 18,
-    lambda s, d: Cut(a_client(s, d)): 8,
-    lambda s, d: Poll(a_client(s, d), some(d), d.chance(0.2)): 12,
-    lambda s, d: Choose(a_client(s, d), d.pick(s.topics) if d.chance(0.5) else d.some(s.topics)): 4,
-    lambda s, d: Heartbeat(a_process(s, d)): 2,
-    lambda s, d: Close(a_client(s, d)): 2,
-    lambda s, d: Drain(a_process(s, d)): 1,
-    lambda s, d: Kill(a_process(s, d)): 1,
-    lambda s, d: Wait(d.pick((1, 3, 8, 15, 25, 80))): 8,
-    lambda s, d: Replicate(a_shard(s, d)): 6,
+    arrival: 6,
+    delivery: 6,
+    lambda s, d: (draft(s, d),): 40,
+    lambda s, d: (Tail(a_process(s, d), a_shard(s, d), some(d)),): 30,
+    lambda s, d: (Step(a_client(s, d), some(d), d.chance(0.7)),): 40,
+    lambda s, d: (Take(a_client(s, d), some(d)),): 24,
+    lambda s, d: (Connect(a_client(s, d), a_process(s, d), d.chance(0.1)),): 12,
+    lambda s, d: (Cut(a_client(s, d)),): 6,
+    lambda s, d: (Poll(a_client(s, d), some(d), d.chance(0.2)),): 10,
+    lambda s, d: (Choose(a_client(s, d), d.pick(s.topics) if d.chance(0.5) else d.some(s.topics)),): 4,
+    lambda s, d: (Heartbeat(a_process(s, d)),): 2,
+    lambda s, d: (Close(a_client(s, d)),): 3,
+    lambda s, d: (Drain(a_process(s, d)),): 1,
+    lambda s, d: (Kill(a_process(s, d)),): 1,
+    lambda s, d: (Wait(d.pick((1, 3, 8, 15, 25, 80))),): 8,
+    lambda s, d: (Replicate(a_shard(s, d)),): 6,
 }
 DISASTERS: dict[Make, int] = {
-    lambda s, d: Failover(a_shard(s, d), d.pick(CLOCKS_OFF_MS)): 4,
-    lambda s, d: Restart(a_shard(s, d), d.pick(CLOCKS_OFF_MS)): 2,
-    lambda s, d: Flush(a_shard(s, d)): 2,
-    lambda s, d: Lose(a_shard(s, d), d.pick(CLOCKS_OFF_MS)): 2,
+    lambda s, d: (Failover(a_shard(s, d), d.pick(CLOCKS_OFF_MS)),): 4,
+    lambda s, d: (Restart(a_shard(s, d), d.pick(CLOCKS_OFF_MS)),): 2,
+    lambda s, d: (Flush(a_shard(s, d)),): 2,
+    lambda s, d: (Lose(a_shard(s, d), d.pick(CLOCKS_OFF_MS)),): 2,
 }
 """What may happen, each as often as its weight says."""
 
@@ -360,8 +377,8 @@ ROUGH = QUIET + tuple(make for make, weight in DISASTERS.items() for _ in range(
 def operations(seed: int) -> tuple[Operation, ...]:
     """What happens in the world of a seed."""
     shape, dice = shape_of(Dice(seed)), Dice(seed + (1 << 32))
-    makes = ROUGH if dice.chance(0.6) else QUIET
-    return tuple(dice.pick(makes)(shape, dice) for _ in range(dice.pick((20, 50, 90, 150))))
+    makes, length = ROUGH if dice.chance(0.6) else QUIET, dice.pick((20, 50, 90, 130))
+    return tuple(each for _ in range(length) for each in dice.pick(makes)(shape, dice))
 
 
 def play(shape: Shape, sequence: Sequence[Operation], faults: frozenset[str] = frozenset()) -> str:

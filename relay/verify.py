@@ -1,0 +1,256 @@
+"""`relay verify URL`: a continuous proof that nothing is lost, repeated or reordered.
+
+Publishes numbered canaries to a topic of its own, one after the other, each with an idempotency key so that it can be
+repeated until it is acknowledged; and reads them through live, poll and long poll at once, by clients that keep their
+cursor and cut their own connections at random. Each client must see 1, 2, 3, … and nothing else.
+"""
+
+import argparse
+import asyncio
+import random
+import secrets
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import msgspec
+
+from relay import sse
+from relay.errors import RelayError
+from relay.settings import read_settings
+from relay.terminal import make_token
+
+DOORS = ("live", "poll", "longpoll")
+CUT_AFTER_S = (0.5, 4.0)  # a connection's life is drawn from this
+SETTLE_S = 30.0  # the longest that clients may take for what was published last
+PAUSE_S = (0.1, 1.0)  # between two tries of something that failed
+REQUEST_S = 10.0
+TOKEN_MARGIN_S = 300  # by which a token that is made here outlives the run
+SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+
+
+class Report(msgspec.Struct):
+    """What was seen. All of lost, repeated, reordered, gaps and resets must be 0."""
+
+    published: int = 0
+    refused: int = 0  # tries to publish that were not acknowledged, and repeated
+    delivered: int = 0
+    cuts: int = 0
+    lost: int = 0
+    repeated: int = 0
+    reordered: int = 0
+    gaps: int = 0
+    resets: int = 0
+    latency_ms: dict[str, dict[str, float]] = {}
+
+    def holds(self) -> bool:
+        return not (self.lost or self.repeated or self.reordered or self.gaps or self.resets)
+
+
+class Client:
+    """A reader that keeps its cursor, and what it has seen."""
+
+    def __init__(self, door: str, cursor: str, report: Report) -> None:
+        self.door, self.cursor, self.report = door, cursor, report
+        self.last = 0
+        self.missing: set[int] = set()
+        self.latencies_ms: list[float] = []
+
+    def see(self, number: int, sent_ns: int) -> None:
+        self.report.delivered += 1
+        self.latencies_ms.append((time.monotonic_ns() - sent_ns) / 1e6)
+        if number in self.missing:
+            self.missing.discard(number)
+            self.report.reordered += 1
+        elif number <= self.last:
+            self.report.repeated += 1
+        else:
+            self.missing.update(range(self.last + 1, number))
+            self.last = number
+
+    def told(self, name: str) -> None:
+        self.report.gaps += name == "gap"
+        self.report.resets += name == "reset"
+
+
+class Verification:
+    def __init__(self, client: httpx.AsyncClient, rate: float, clients: int) -> None:
+        self.client, self.rate, self.clients = client, rate, clients
+        self.topic = f"canary/verify/{secrets.token_hex(8)}"
+        self.report = Report()
+        self.readers: list[Client] = []
+
+    async def run(self, seconds: float, progress: Callable[[Report], None]) -> Report:
+        """Raises httpx.HTTPError or VerifyError if the relay can't be used at all."""
+        cursor = (await self._page("now", 0))["cursor"]
+        self.readers = [Client(door, cursor, self.report) for door in DOORS for _ in range(self.clients)]
+        reading = [asyncio.create_task(self._read(reader)) for reader in self.readers]
+        try:
+            await self._publish(seconds, progress)
+            deadline = time.monotonic() + SETTLE_S
+            while self._behind() and time.monotonic() < deadline:  # noqa: ASYNC110  # many readers, each with its own end
+                await asyncio.sleep(0.05)  # several readers, each with its own end
+        finally:
+            for task in reading:
+                task.cancel()
+            ended = await asyncio.gather(*reading, return_exceptions=True)
+        for failure in ended:
+            if isinstance(failure, Exception):
+                raise failure
+        self._sum_up()
+        return self.report
+
+    def _behind(self) -> bool:
+        return any(reader.last < self.report.published or reader.missing for reader in self.readers)
+
+    def _sum_up(self) -> None:
+        for reader in self.readers:
+            self.report.lost += len(reader.missing) + self.report.published - reader.last
+        for door in DOORS:
+            seen = sorted(ms for reader in self.readers if reader.door == door for ms in reader.latencies_ms)
+            if seen:
+                at = {name: seen[min(len(seen) - 1, int(len(seen) * share))] for name, share in SHARES.items()}
+                self.report.latency_ms[door] = {name: round(ms, 2) for name, ms in at.items()}
+
+    async def _publish(self, seconds: float, progress: Callable[[Report], None]) -> None:
+        """One canary after the other, so that their order is the log's."""
+        began = time.monotonic()
+        told = began
+        while (now := time.monotonic()) < began + seconds:
+            due = began + self.report.published / self.rate
+            if due > now:
+                await asyncio.sleep(due - now)
+            await self._acknowledged(self.report.published + 1)
+            self.report.published += 1
+            if time.monotonic() > told + 1:
+                told = time.monotonic()
+                progress(self.report)
+
+    async def _acknowledged(self, number: int) -> None:
+        key = f"{self.topic}-{number}"
+        sent_ns = time.monotonic_ns()
+        body = {"event": "canary", "data": {"i": number, "t": str(sent_ns)}}
+
+        async def attempt() -> bool:
+            answer = await self.client.post(f"/stream/{self.topic}", json=body, headers={"idempotency-key": key})
+            check(answer)
+            return answer.status_code in (200, 201)
+
+        while not await self._tried(attempt):
+            self.report.refused += 1
+
+    async def _tried(self, attempt: Callable[[], Awaitable[bool]]) -> bool:
+        """Whether it went well. What is temporary, or broken on the way, is followed by a pause."""
+        try:
+            if await attempt():
+                return True
+        except (httpx.TransportError, TimeoutError):
+            pass
+        await asyncio.sleep(random.uniform(*PAUSE_S))
+        return False
+
+    # Readers
+
+    async def _read(self, reader: Client) -> None:
+        read = self._stream if reader.door == "live" else self._poll
+        while True:
+            try:
+                async with asyncio.timeout(random.uniform(*CUT_AFTER_S)):
+                    await read(reader)
+            except TimeoutError:
+                self.report.cuts += 1
+            except httpx.TransportError:
+                await asyncio.sleep(random.uniform(*PAUSE_S))
+
+    async def _stream(self, reader: Client) -> None:
+        """One connection, until it ends."""
+        parser = sse.Parser()
+        url = f"/stream/{self.topic}/v1/live"
+        async with self.client.stream("GET", url, headers={"last-event-id": reader.cursor}) as answer:
+            check(answer)
+            async for piece in answer.aiter_raw():
+                for received in parser.feed(piece):
+                    self._take_block(reader, received)
+        await asyncio.sleep(random.uniform(*PAUSE_S))  # a bye: it comes back soon
+
+    def _take_block(self, reader: Client, received: sse.Received) -> None:
+        if received.name == "canary":
+            self._take_data(reader, msgspec.json.decode(received.data))
+        elif received.name == "hello":
+            reader.told(msgspec.json.decode(received.data)["resume"])
+        if received.last_id:
+            reader.cursor = received.last_id
+
+    async def _poll(self, reader: Client) -> None:
+        wait_s = 2 if reader.door == "longpoll" else 0
+        while True:
+            page = await self._page(reader.cursor, wait_s)
+            if page:
+                for event in page["events"]:
+                    self._take_data(reader, event["data"])
+                reader.told(page["resume"])
+                reader.cursor = page["cursor"]
+            if not wait_s or not page:
+                await asyncio.sleep(random.uniform(*PAUSE_S) / 2)
+
+    async def _page(self, cursor: str, wait_s: int) -> Any:
+        """A page, or nothing if the relay can't now."""
+        answer = await self.client.get(f"/stream/{self.topic}/v1/poll", params={"cursor": cursor, "wait": wait_s})
+        check(answer)
+        return answer.json() if answer.status_code == 200 else None
+
+    def _take_data(self, reader: Client, data: Any) -> None:
+        reader.see(data["i"], int(data["t"]))
+
+
+class VerifyError(RelayError):
+    """What no waiting mends: a wrong URL, or a token that isn't enough."""
+
+
+def check(answer: httpx.Response) -> None:
+    if answer.status_code in (429, 502, 503, 504) or answer.is_success:
+        return
+    raise VerifyError(f"{answer.request.method} {answer.request.url.path}: {answer.status_code}")
+
+
+async def verify(url: str, token: str, *, seconds: float, rate: float, clients: int, progress: Callable[[Report], None]) -> Report:
+    """Raises VerifyError if the relay at the URL can't be used at all."""
+    timeout = httpx.Timeout(REQUEST_S, read=None, pool=None)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=4)
+    headers = {"authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, limits=limits, trust_env=False) as client:
+        try:
+            return await Verification(client, rate, clients).run(seconds, progress)
+        except httpx.HTTPError as error:
+            raise VerifyError(f"{url} can't be reached: {error}") from error
+
+
+def verify_and_print(options: argparse.Namespace) -> int:
+    token = options.token
+    if not token:
+        canaries = {"subscribe": ["canary/**"], "publish": ["canary/**"], "admin": [], "inactive": False}
+        ttl = int(options.seconds) + TOKEN_MARGIN_S
+        token = make_token(argparse.Namespace(sub="relay-verify", ttl=ttl, **canaries), read_settings())
+
+    def progress(report: Report) -> None:
+        line = f"published {report.published}, delivered {report.delivered}, cuts {report.cuts}, refused {report.refused}, "
+        line += f"repeated {report.repeated}, reordered {report.reordered}, gaps {report.gaps}, resets {report.resets}"
+        print(line, file=sys.stderr, flush=True)
+
+    report = asyncio.run(
+        verify(
+            options.url,
+            token,
+            seconds=options.seconds,
+            rate=options.rate,
+            clients=options.clients,
+            progress=progress,
+        )
+    )
+    text = msgspec.json.format(msgspec.json.encode(report)).decode()
+    print(text)
+    if options.export:
+        options.export.write_text(text)
+    return 0 if report.holds() and report.published else 1
