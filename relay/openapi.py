@@ -116,7 +116,7 @@ BYE: Json = {"reason": "drain", "reconnect_ms": 2817}
 SYNC: Json = {"cursor": CURSOR, "time": 1795486612000}
 
 TOPIC_PATTERN = f"(?:{topic.PART.pattern})" + f"/(?:{topic.PART.pattern})" * (topic.PARTS - 1)
-NUMBER: Json = {"type": "integer", "minimum": 0, "description": "Counts the topic's events without a hole; the first has 1."}
+NUMBER: Json = {"type": "integer", "minimum": 0, "description": "Counts the topic's events without a hole."}
 TIME: Json = {"type": "integer", "description": "Milliseconds since 1970 by the relay's clock."}
 VERDICT = "How this goes on from the position that was sent: " + (
     "`new` there was none; `exact` nothing is missing; `gap` events between are no longer retained; "
@@ -201,7 +201,7 @@ SCHEMAS: Json = {
     "Bye": closed(
         {
             "reason": {
-                "enum": ["drain", "max_age", "expired", "revoked", "slow", "busy", "unavailable"],
+                "enum": ["drain", "max_age", "expired", "busy", "unavailable"],
                 "description": "`drain` the relay stops; `max_age` the stream was long enough; `expired` the token has ended; "
                 "`busy` too many streams; `unavailable` it can't be served now.",
             },

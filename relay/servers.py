@@ -91,8 +91,9 @@ class Servers:
         self._kind = parts.scheme.partition("+")[2]
         self._scheme = parts.scheme.partition("+")[0]
         self._known: dict[int, str] = {}  # a shard's server, until something went wrong there
+        self._nodes = [address_url(self._scheme, parts, host, port) for host, port in addresses(parts)] if self._kind == "cluster" else []
         self._pairs: dict[str, Pair] = {}
-        self._asking = asyncio.Lock()
+        self._asking: dict[int, asyncio.Task[str]] = {}
 
     @asynccontextmanager
     async def of(self, shard: int) -> AsyncIterator[Pair]:
@@ -106,26 +107,36 @@ class Servers:
             raise
 
     async def _pair(self, shard: int) -> Pair:
-        url = self._known.get(shard)
-        if url is None:
-            async with self._asking:
-                url = self._known.get(shard) or await self._find(shard)
-                self._known[shard] = url
+        return self._pair_of(self._known.get(shard) or await self._ask(shard))
+
+    def _pair_of(self, url: str) -> Pair:
         if url not in self._pairs:
             self._pairs[url] = Pair(url)
         return self._pairs[url]
 
+    async def _ask(self, shard: int) -> str:
+        """Asked once for all who want to know: else each in turn would wait for those who don't answer."""
+        asking = self._asking.get(shard)
+        if asking is None:
+            asking = self._asking[shard] = asyncio.create_task(self._find(shard))
+            asking.add_done_callback(lambda task: self._learn(shard, task))
+        return await asyncio.shield(asking)
+
+    def _learn(self, shard: int, asking: asyncio.Task[str]) -> None:
+        del self._asking[shard]
+        if not asking.cancelled() and asking.exception() is None:
+            self._known[shard] = asking.result()
+
     async def _find(self, shard: int) -> str:
         match self._kind:
             case "sentinel":
-                host, port = await self._ask_sentinels()
+                return await self._ask_sentinels()
             case "cluster":
-                host, port = await self._ask_nodes(key_slot(f"{{relay:{shard}}}:journal".encode()))
+                return await self._ask_nodes(key_slot(f"{{relay:{shard}}}:journal".encode()))
             case _:
                 return self._url
-        return address_url(self._scheme, self._parts, host, port)
 
-    async def _ask_sentinels(self) -> tuple[str, int]:
+    async def _ask_sentinels(self) -> str:
         service = self._parts.path.strip("/")
         timeouts = {"socket_timeout": CONNECT_S, "socket_connect_timeout": CONNECT_S}
         sentinel = Sentinel(addresses(self._parts), **timeouts)  # type: ignore[no-untyped-call]
@@ -134,23 +145,32 @@ class Servers:
         finally:
             for client in sentinel.sentinels:
                 await client.aclose()
-        return str(host), int(port)
+        url = address_url(self._scheme, self._parts, str(host), int(port))
+        # A sentinel that hung itself may name one that became a replica meanwhile. It would answer reads, and be behind.
+        # https://valkey.io/topics/sentinel-clients/ step 3
+        role = await self._pair_of(url).commands.execute_command("ROLE")  # type: ignore[no-untyped-call]
+        if role[0] != b"master":
+            raise LogUnavailable(f"the server that Sentinel names for {service} is a replica")
+        return url
 
-    async def _ask_nodes(self, slot: int) -> tuple[str, int]:
-        """Asks the nodes of the URL, then those we have used, for who has the slot."""
+    async def _ask_nodes(self, slot: int) -> str:
+        """Asks the nodes of the URL, and those they have told of, for who has the slot."""
         failure: Exception | None = None
-        seeds = [address_url(self._scheme, self._parts, host, port) for host, port in addresses(self._parts)]
-        for url in dict.fromkeys([*seeds, *self._pairs]):
-            pair = self._pairs.setdefault(url, Pair(url))
+        for node in list(self._nodes):
             try:
-                ranges = await pair.commands.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+                ranges = await self._pair_of(node).commands.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
             except (ValkeyError, OSError, TimeoutError) as error:
                 failure = error
+                # Asked last from now on: one that hangs takes its time to fail.
+                self._nodes.remove(node)
+                self._nodes.append(node)
                 continue
-            for (first, last), owner in ranges.items():
-                if int(first) <= slot <= int(last):
-                    host, port = owner["primary"][:2]
-                    return str(host), int(port)
+            for first, last, (host, port, *_), *_ in ranges:
+                if first <= slot <= last:
+                    url = address_url(self._scheme, self._parts, host.decode(), port)
+                    if url not in self._nodes:
+                        self._nodes.append(url)
+                    return url
         raise LogUnavailable(f"no node of the cluster says who has slot {slot}") from failure
 
     async def close(self) -> None:
@@ -178,9 +198,12 @@ def address_url(scheme: str, parts: SplitResult, host: str, port: int) -> str:
 
 def check_url(url: str) -> str:
     """The URL, if it is one of the forms above. Raises ValueError."""
-    parts = urlsplit(url)
-    scheme, _, kind = parts.scheme.partition("+")
-    known = scheme in SCHEMES and (not kind or (f"+{kind}" in MANY and scheme != "unix"))
+    try:
+        parts = urlsplit(url)
+        scheme, _, kind = parts.scheme.partition("+")
+        known = scheme in SCHEMES and (f"+{kind}" in MANY and scheme != "unix" if kind else parts.port != 0)
+    except ValueError:  # brackets or a port that are none
+        known = False
     if url and not known:
         raise ValueError("is not a URL of the form valkey://host:6379/0, valkeys://… (TLS) or unix:///path")
     if kind:

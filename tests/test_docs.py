@@ -129,8 +129,8 @@ def test_the_curl_lines_are_those_which_the_demo_prints() -> None:
 def test_the_commands_of_the_readme_are_commands() -> None:
     known = set(subcommands(build_parser()))
     used = set(re.findall(r"\brelay (\w+)", "\n".join(fenced("sh"))))
+    assert used
     assert used <= known
-    assert used == {"demo", "serve", "token", "publish", "tail"}
 
 
 def test_ci_runs_the_tests_as_the_readme_does() -> None:

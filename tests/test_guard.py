@@ -17,7 +17,7 @@ TOPIC = "rounds/ROULETTE/123"
 
 
 def token(sub: str = "ada", *, subscribe: tuple[str, ...] = ("**",), status: str = "active", **claims: Any) -> str:
-    body = {"sub": sub, "exp": int(time.time()) + 60, "relay": {"subscribe": subscribe}, "subscription": {"status": status}}
+    body = {"sub": sub, "exp": int(time.time()) + 3000, "relay": {"subscribe": subscribe}, "subscription": {"status": status}}
     return jwt.encode({**body, **claims}, SECRET, "HS256")
 
 
