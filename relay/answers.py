@@ -9,6 +9,7 @@ from litestar.exceptions import HTTPException
 from litestar.response import Response
 
 from relay.errors import (
+    LogAway,
     LogUnavailable,
     MethodNotAllowed,
     NotFound,
@@ -67,7 +68,8 @@ def as_problem(error: Exception) -> Problem:
         case Problem():
             return error
         case LogUnavailable():
-            logger.warning("the log did not answer: %s", error)
+            if not isinstance(error, LogAway):
+                logger.warning("the log did not answer: %s", error)
             return Unavailable("the log is away: try again, with an idempotency key if you publish")
         case HTTPException(status_code=404):
             return NotFound("there is nothing at this path: see /schema/openapi.json")

@@ -3,6 +3,7 @@
 RelayError
 ├── SettingsError          the operator's: a setting is wrong (relay exits with 2)
 ├── LogUnavailable         nobody's: Valkey is away, full or not ready; temporary, so 503 or a polite end of stream
+│   └── LogAway                the same, known before anything was asked of it
 └── Problem                a client's: told to it as problem details (RFC 9457)
     ├── Malformed          400   the request can't be understood
     ├── Unauthorized       401   no token, or one that doesn't hold
@@ -34,6 +35,10 @@ class SettingsError(RelayError):
 
 class LogUnavailable(RelayError):
     """Valkey didn't answer, or answered that it can't now. What was asked of it may have happened or not."""
+
+
+class LogAway(LogUnavailable):
+    """Nothing was asked of Valkey: the tail has found it away, and has logged that once for everybody."""
 
 
 class Problem(RelayError):

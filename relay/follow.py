@@ -111,7 +111,8 @@ class Streams:
 
     async def run(self, start: Start, headers: Headers, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
         """Serves one stream until its client leaves or it ends. Only the request's own task calls this."""
-        if self.draining or not self.hub.ready:
+        # While a topic's shard is away, the ring might still do, but nobody could say whether its places are still valid.
+        if self.draining or not self.hub.ready or not self.log.away.isdisjoint(map(self.log.shard, start.topics)):
             return await refuse(send, "unavailable", headers)
         await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
         reader = self.hub.join(start.topics, start.names, start.version, send, self.log.shard)

@@ -31,7 +31,7 @@ import valkey.asyncio
 from valkey.exceptions import NoScriptError
 
 from relay.cursor import Place
-from relay.errors import LogUnavailable, SettingsError
+from relay.errors import LogAway, LogUnavailable, SettingsError
 from relay.event import Event, Retention
 from relay.servers import COMMAND_S, Servers
 from relay.span import Head, ShardRead, TopicRead
@@ -132,7 +132,14 @@ class Log:
         """Appends in order within each shard, and answers in the order given. Raises LogUnavailable; then some may be in."""
         for event in events:
             self._check_reachable(self.shard(event.topic))
-        answers = [self._appenders[self.shard(event.topic)].add(event) for event in events]
+        answers: list[asyncio.Future[Appended]] = []
+        try:
+            for event in events:
+                answers.append(self._appenders[self.shard(event.topic)].add(event))
+        except LogUnavailable:
+            for answer in answers:
+                answer.cancel()
+            raise
         return list(await asyncio.gather(*answers)) if len(answers) > 1 else [await answers[0]]
 
     async def find_reused_key(self, events: Sequence[NewEvent]) -> int | None:
@@ -143,6 +150,7 @@ class Log:
             if fingerprints.setdefault((event.topic, event.key), event.fingerprint()) != event.fingerprint():
                 return index
         for shard in {self.shard(event.topic) for _, event in keyed}:
+            self._check_reachable(shard)
             own = [(index, event) for index, event in keyed if self.shard(event.topic) == shard]
             async with self.servers.of(shard) as server, server.commands.pipeline(transaction=False) as pipeline:
                 for _, event in own:
@@ -199,7 +207,7 @@ class Log:
 
     def _check_reachable(self, shard: int) -> None:
         if shard in self.away:
-            raise LogUnavailable("it was away a moment ago")
+            raise LogAway("it was away a moment ago")
 
     async def follow(self, shard: int, place: Place, most: int, block_ms: int) -> list[Event]:
         """What the journal has after a place; waits up to `block_ms` for something to come. Says nothing of gaps."""
@@ -282,7 +290,14 @@ class Appender:
     async def _send(self, part: list[tuple[NewEvent, asyncio.Future[Appended]]]) -> None:
         try:
             answers: list[Appended] | Exception = await self._call([event for event, _ in part]) if part else []
-        except Exception as error:  # each of those who wait raises it
+        except LogUnavailable as error:
+            # What waits isn't sent: the rest of a batch must not be in the log before what its publisher will repeat, and
+            # nobody waits for one call after the other to fail.
+            answers = error
+            part = [*part, *self._waiting]
+            self._waiting.clear()
+            self._waiting_bytes = 0
+        except Exception as error:  # each of those who wait for this call raises it
             answers = error
         for index, (_, future) in enumerate(part):
             if future.done():

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, post
+from litestar.exceptions import InternalServerException
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 
@@ -115,7 +116,10 @@ async def read_json(request: Request[Any, Any, Any]) -> bytes:
     media_type = header(request.scope, b"content-type").partition(";")[0].strip().lower()
     if media_type and media_type != "application/json" and not media_type.endswith("+json"):
         raise WrongMediaType(f"a body of {media_type[:80]!r}: send JSON, with Content-Type: application/json")
-    return await request.body()
+    try:
+        return await request.body()
+    except InternalServerException as error:  # Litestar's word for a client that left before its body was here
+        raise Malformed("the body ended early", code="bad_json") from error
 
 
 def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
