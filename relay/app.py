@@ -1,6 +1,7 @@
 """Builds the app: the one place where the parts meet."""
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -67,14 +68,14 @@ class Relay:
     async def run_stream(self, stream: Any, headers: list[tuple[bytes, bytes]], receive: Receive, send: Send) -> None:
         """What an admitted reader gets; a refusal is told so that an EventSource comes back."""
         if isinstance(stream, Refusal):
-            return await refuse(send, stream.reason, headers)
+            return await refuse(send, stream.reason, headers, stream)
         assert isinstance(stream, Admitted)
         try:
             with self.admission.hold(stream.who):
                 await self.streams.run(stream, headers, receive, send)
         except TooMany as problem:
             self.metrics.refused.labels(problem.code).inc()
-            await refuse(send, "busy", headers)
+            await refuse(send, "busy", headers, stream)
 
     def load(self) -> float:
         return self.admission.held / self.admission.most
@@ -111,6 +112,7 @@ class Relay:
             nonlocal draining
             draining = draining or loop.create_task(self.drain())
 
+        spare_the_collector()
         restore = on_signals(lambda: loop.call_soon_threadsafe(drain))
         self._start(*(tail.run() for tail in self.tails), self.streams.beat(), self._tick())
         try:
@@ -165,6 +167,14 @@ def on_signals(act: Callable[[], object]) -> Callable[[], None]:
             signal.signal(number, handler)
 
     return restore
+
+
+def spare_the_collector() -> None:
+    """Streams live for hours and are freed by their count of references. Without this the cyclic collector would walk through
+    all of them now and then: 160 ms at 10,000 streams, in which nothing is delivered."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def end_on_failure(task: asyncio.Task[None]) -> None:

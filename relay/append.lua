@@ -21,51 +21,68 @@ local s, last, epoch = tonumber(state[1] or 0), state[2], state[3]
 local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 local ms = math.max(now, last and tonumber(string.match(last, '^%d+')) or 0)
 
--- Another server, or another life of it, may have lost events that clients saw, so their places end with the epoch.
-local function open_epoch()
-  if epoch then
-    redis.call('HSET', shard, 'e:' .. epoch, last .. ' ' .. int(now))
-    local fields = redis.call('HGETALL', shard)
-    for k = 1, #fields, 2 do
-      local closed = string.sub(fields[k], 1, 2) == 'e:' and string.match(fields[k + 1], ' (%d+)$')
-      if closed and tonumber(closed) + 3 * retention < now then redis.call('HDEL', shard, fields[k]) end
-    end
-  end
-  epoch = ARGV[5]
-  redis.call('HSET', shard, 'epoch', epoch, 'replid', replid)
-end
-
-local answers = {}
+-- First all is read and decided, event by event, since one may follow another of its topic or have its key; then all is
+-- written. What a topic or the shard needs once is done once for the whole call.
+local answers, fresh, heads, keyed = {}, {}, {}, {}
+local closed_epoch, closed_at, opened = epoch, last, false
 for k = 1, (#KEYS - 2) / 3 do
   local topic, head, idempotency = KEYS[3 * k], KEYS[3 * k + 1], KEYS[3 * k + 2]
-  local name, event, data, hash = ARGV[4 * k + 2], ARGV[4 * k + 3], ARGV[4 * k + 4], ARGV[4 * k + 5]
-  local first = hash ~= '' and redis.call('HMGET', idempotency, 'id', 'n', 'hash', 'epoch')
+  local hash = ARGV[4 * k + 5]
+  local first = false
+  if hash ~= '' then
+    first = keyed[idempotency] or redis.call('HMGET', idempotency, 'id', 'n', 'hash', 'epoch')
+  end
   if first and first[1] then
     answers[k] = {first[1], first[2], first[3] == hash and 1 or 2, first[4]}
   else
-    local known = redis.call('HMGET', head, 'n', 'last', 'first')
-    if not epoch or state[4] ~= replid then
-      open_epoch()
-      state[4] = replid
+    -- Another server, or another life of it, may have lost events that clients saw, so their places end with the epoch.
+    if not opened and (not epoch or state[4] ~= replid) then
+      epoch, opened = ARGV[5], true
+    end
+    local known = heads[head]
+    if not known then
+      local stored = redis.call('HMGET', head, 'n', 'last', 'first')
+      known = {n = tonumber(stored[1]), last = stored[2], first = stored[3], topic = topic}
+      heads[head] = known
     end
     s = s + 1
     last = int(ms) .. '-' .. int(s)
     -- A topic whose head is forgotten goes on from s, which never repeats.
-    local n = int(known[1] and tonumber(known[1]) + 1 or s)
-    local before = known[2] or '0-0'
-    redis.call('HSET', shard, 's', int(s), 'last', last)
-    redis.call('XADD', journal, 'MAXLEN', '~', journal_max, last, 't', name, 'E', epoch, 'n', n, 'p', before, 'e', event, 'd', data)
-    redis.call('XADD', topic, 'MAXLEN', '~', topic_max, last, 't', name, 'E', epoch, 'n', n, 'p', before, 'e', event, 'd', data)
-    redis.call('XTRIM', topic, 'MINID', '~', int(ms - retention))
-    redis.call('HSET', head, 'n', n, 'last', last, 'first', known[3] or n)
-    redis.call('PEXPIRE', topic, ARGV[1])
-    redis.call('PEXPIRE', head, int(3 * retention))
-    if first then
-      redis.call('HSET', idempotency, 'id', last, 'n', n, 'hash', hash, 'epoch', epoch)
-      redis.call('PEXPIRE', idempotency, idempotency_ms)
-    end
+    known.n = known.n and known.n + 1 or s
+    local n = int(known.n)
+    fresh[#fresh + 1] = {k, topic, last, n, known.last or '0-0'}
+    known.last, known.first = last, known.first or n
     answers[k] = {last, n, 0, epoch}
+    if hash ~= '' then keyed[idempotency] = {last, n, hash, epoch} end
   end
 end
-redis.call('XTRIM', journal, 'MINID', '~', int(ms - retention))
+if #fresh == 0 then return answers end
+
+redis.call('HSET', shard, 's', int(s), 'last', last, 'epoch', epoch, 'replid', replid)
+if opened and closed_epoch then
+  redis.call('HSET', shard, 'e:' .. closed_epoch, closed_at .. ' ' .. int(now))
+  local fields = redis.call('HGETALL', shard)
+  for k = 1, #fields, 2 do
+    local at = string.sub(fields[k], 1, 2) == 'e:' and string.match(fields[k + 1], ' (%d+)$')
+    if at and tonumber(at) + 3 * retention < now then redis.call('HDEL', shard, fields[k]) end
+  end
+end
+for _, event in ipairs(fresh) do
+  local k, topic, id, n, before = unpack(event)
+  local name, event_name, data = ARGV[4 * k + 2], ARGV[4 * k + 3], ARGV[4 * k + 4]
+  redis.call('XADD', journal, 'MAXLEN', '~', journal_max, id, 't', name, 'E', epoch, 'n', n, 'p', before, 'e', event_name, 'd', data)
+  redis.call('XADD', topic, 'MAXLEN', '~', topic_max, id, 't', name, 'E', epoch, 'n', n, 'p', before, 'e', event_name, 'd', data)
+end
+local horizon = int(ms - retention)
+redis.call('XTRIM', journal, 'MINID', '~', horizon)
+for head, known in pairs(heads) do
+  redis.call('XTRIM', known.topic, 'MINID', '~', horizon)
+  redis.call('HSET', head, 'n', int(known.n), 'last', known.last, 'first', known.first)
+  redis.call('PEXPIRE', known.topic, ARGV[1])
+  redis.call('PEXPIRE', head, int(3 * retention))
+end
+for key, answer in pairs(keyed) do
+  redis.call('HSET', key, 'id', answer[1], 'n', answer[2], 'hash', answer[3], 'epoch', answer[4])
+  redis.call('PEXPIRE', key, idempotency_ms)
+end
 return answers

@@ -66,6 +66,11 @@ class Start(msgspec.Struct, frozen=True):
     expires_s: int | None = None  # when its token ends
     ends_s: int | None = None  # when it must end for that, leeway included
 
+    def cursor(self) -> str:
+        """The position that its client gave, as a cursor; empty if it gave none, or none of ours."""
+        single = self.topics[0] if len(self.topics) == 1 else ""
+        return write_cursor(self.places, self.n if single else None, single) if self.places else ""
+
 
 class Pace(msgspec.Struct, frozen=True):
     heartbeat_s: float
@@ -113,7 +118,7 @@ class Streams:
         """Serves one stream until its client leaves or it ends. Only the request's own task calls this."""
         # While a topic's shard is away, the ring might still do, but nobody could say whether its places are still valid.
         if self.draining or not self.hub.ready or not self.log.away.isdisjoint(map(self.log.shard, start.topics)):
-            return await refuse(send, "unavailable", headers)
+            return await refuse(send, "unavailable", headers, start)
         await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
         reader = self.hub.join(start.topics, start.names, start.version, send, self.log.shard)
         self._set_up(reader, start)
@@ -148,7 +153,8 @@ class Streams:
         self._deadlines.setdefault(reader.deadline_s, set()).add(reader)
         reader.slot = self._next_slot = (self._next_slot + 1) % len(self._slots)
         self._slots[reader.slot].add(reader)
-        self._start_catching_up(reader)
+        if not self._begin_live(reader):
+            self._start_catching_up(reader)
 
     def _take_down(self, reader: Reader) -> None:
         self.hub.remove(reader)
@@ -216,6 +222,19 @@ class Streams:
                 await reader.sending
             reader.sending = None
 
+    def _begin_live(self, reader: Reader) -> bool:
+        """A stream without a position begins at the hub's place: where all is known, it is live at once, without a task."""
+        audience = reader.audience
+        if reader.places is not None or reader.newest or (audience.single and audience.n is None):
+            return False
+        self._greet_at_hub(reader)
+        return reader.sending is None and self.hub.go_live(reader)
+
+    def _greet_at_hub(self, reader: Reader) -> None:
+        reader.places = self.hub.places(reader.audience)
+        reader.n = reader.audience.n
+        self._send(reader, self._hello(reader, "new"))
+
     async def _find_start(self, reader: Reader) -> None:
         """A stream without a position: the newest k of each topic, or the hub's own place."""
         audience = reader.audience
@@ -225,9 +244,8 @@ class Streams:
             return self._land(reader, landing)
         if audience.single and audience.n is None:
             await self._count(reader)
-        reader.places = self.hub.places(audience)
-        reader.n = audience.n
-        self._send(reader, self._hello(reader, "new"))
+            await self._sent(reader)
+        self._greet_at_hub(reader)
 
     async def _count(self, reader: Reader) -> None:
         """Finds a single topic's number at the hub's place, so that a later gap can be counted.
@@ -428,7 +446,9 @@ class Streams:
 
     def _say_bye(self, reader: Reader) -> None:
         assert reader.ending
-        cursor = self._cursor(reader) if reader.greeted else ""
+        # While it is to be told of a reset, it must come back with what it has. (Before its hello that is what it came with.)
+        known = (reader.greeted or reader.places is not None) and not reader.renewing
+        cursor = self._cursor(reader) if known else ""
         push(reader.send, body(bye(reader.ending, cursor), more=False))
         self._finish(reader)
 
@@ -508,10 +528,14 @@ def bye(reason: str, cursor: str = "") -> bytes:
     return sse.block("bye", msgspec.json.encode(data), id=cursor, retry_ms=retry_ms)
 
 
-async def refuse(send: Send, reason: str, headers: Headers) -> None:
-    """A stream that can't be served now: a 200 with a bye, since any other status ends an EventSource for good."""
+async def refuse(send: Send, reason: str, headers: Headers, start: Start) -> None:
+    """A stream that can't be served now: a 200 with a bye, since any other status ends an EventSource for good.
+
+    Its id is the position that the client came with: there are clients that take a block without an id for one with an
+    empty id if it is the first of a connection, and would come back with none.
+    """
     await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
-    await send(body(bye(reason), more=False))
+    await send(body(bye(reason, start.cursor()), more=False))
 
 
 def start_of(span: Span) -> Place:

@@ -4,6 +4,7 @@ Knows requests by their ASGI scope alone, so that the relay and the polling func
 comes in a fixed order, 401, 402, 403; what can't be understood (400) was found before.
 """
 
+import hashlib
 import ipaddress
 import logging
 import time
@@ -18,6 +19,7 @@ from relay.topic import Patterns
 
 # `__Host-` cookies can only have been set by this host, over TLS (RFC 6265bis, section 4.1.3.2).
 COOKIES = ("__Host-relay_token", "relay_token")
+VERIFIED_MAX = 10_000  # tokens that are known to hold
 EXPOSED = b"ETag, Retry-After"
 PREFLIGHT = [
     (b"access-control-allow-methods", b"GET, POST"),
@@ -53,6 +55,7 @@ class Guard:
         self._origins = frozenset(origins)
         self._trusted = [ipaddress.ip_network(network) for network in trusted_proxies]
         self._refused_origins: set[str] = set()
+        self._verified: dict[bytes, Identity] = {}
 
     # Origins
 
@@ -93,7 +96,21 @@ class Guard:
     def identify(self, scope: Scope) -> Identity:
         """Who asks, by the first carrier that has a token; nobody if none has. Raises Unauthorized for a bad one."""
         token = self._find_token(scope)
-        return self.verifier.verify(token, time.time()) if token else NOBODY
+        return self._verify(token, time.time()) if token else NOBODY
+
+    def _verify(self, token: str, now_s: float) -> Identity:
+        """A token that held a moment ago still does until it ends; to check it anew costs as much as an append.
+
+        Remembered by its hash, so that no token lies about in memory.
+        """
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        identity = self._verified.get(digest)
+        if identity is None or identity.expires_s is None or identity.expires_s + LEEWAY_S <= now_s:
+            identity = self.verifier.verify(token, now_s)
+            if len(self._verified) >= VERIFIED_MAX:
+                del self._verified[next(iter(self._verified))]
+            self._verified[digest] = identity
+        return identity
 
     def _find_token(self, scope: Scope) -> str:
         authorization = header(scope, b"authorization")

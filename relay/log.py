@@ -27,13 +27,12 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
-import valkey.asyncio
 from valkey.exceptions import NoScriptError
 
 from relay.cursor import Place
 from relay.errors import LogAway, LogUnavailable, SettingsError
 from relay.event import Event, Retention
-from relay.servers import COMMAND_S, Servers
+from relay.servers import Server, Servers
 from relay.span import Head, ShardRead, TopicRead
 
 APPEND_EVENTS_MAX = 100  # a call; some 5 ms in which the server does nothing else
@@ -41,6 +40,7 @@ APPEND_BYTES_MAX = 1 << 20
 WAITING_EVENTS_MAX = 10_000  # appends of this process that haven't been sent yet
 WAITING_BYTES_MAX = 64 << 20
 EPOCH_BYTES = 4
+DESCRIBED = ("valkey_version", "used_memory", "maxmemory", "maxmemory_policy", "role", "uptime_in_seconds")
 
 
 class NewEvent(msgspec.Struct, frozen=True):
@@ -85,11 +85,11 @@ class Script(msgspec.Struct, frozen=True):
     text: str
     sha: str
 
-    async def call(self, client: valkey.asyncio.Valkey, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Any:
+    async def call(self, server: Server, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Any:
         try:
-            return await client.execute_command("EVALSHA", self.sha, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
+            return await server.call("EVALSHA", self.sha, len(keys), *keys, *arguments)
         except NoScriptError:  # a server that has just started: it has done nothing
-            return await client.execute_command("EVAL", self.text, len(keys), *keys, *arguments)  # type: ignore[no-untyped-call]
+            return await server.call("EVAL", self.text, len(keys), *keys, *arguments)
 
 
 def load_script(name: str) -> Script:
@@ -123,8 +123,8 @@ class Log:
     async def check_shards(self) -> None:
         """Raises LogUnavailable, or SettingsError where the log was made with another number of shards."""
         async with self.servers.of(0) as server:
-            await server.commands.set("{relay:0}:shards", self.shards, nx=True)
-            stored = int(await server.commands.get("{relay:0}:shards") or 0)
+            await server.call("SET", "{relay:0}:shards", self.shards, "NX")
+            stored = int(await server.call("GET", "{relay:0}:shards") or 0)
         if stored != self.shards:
             raise SettingsError([f"RELAY_SHARDS={self.shards}, but the log has {stored}: set RELAY_SHARDS={stored}"])
 
@@ -152,10 +152,8 @@ class Log:
         for shard in {self.shard(event.topic) for _, event in keyed}:
             self._check_reachable(shard)
             own = [(index, event) for index, event in keyed if self.shard(event.topic) == shard]
-            async with self.servers.of(shard) as server, server.commands.pipeline(transaction=False) as pipeline:
-                for _, event in own:
-                    pipeline.hget(idempotency_key(shard, event), "hash")
-                stored = await pipeline.execute()
+            async with self.servers.of(shard) as server:
+                stored = await server.call_many([("HGET", idempotency_key(shard, event), "hash") for _, event in own])
             for (index, event), hash in zip(own, stored, strict=True):
                 if hash not in (None, event.fingerprint()):
                     return index
@@ -198,7 +196,7 @@ class Log:
             start = starts.get(topic)
             arguments.append(f"{start[0]}-{start[1]}" if start and start > place.at() else "")
         async with self.servers.of(shard) as server:
-            answer = await READ.call(server.commands, keys, arguments)
+            answer = await READ.call(server, keys, arguments)
         end = Place(answer[1].decode(), *parse_id(answer[2]))
         if answer[0] == b"reset":
             return ShardRead(shard, True, end, int(answer[3]), [])
@@ -212,8 +210,9 @@ class Log:
     async def follow(self, shard: int, place: Place, most: int, block_ms: int) -> list[Event]:
         """What the journal has after a place; waits up to `block_ms` for something to come. Says nothing of gaps."""
         journal = f"{{relay:{shard}}}:journal"
-        async with self.servers.of(shard) as server, asyncio.timeout(block_ms / 1000 + COMMAND_S):
-            answer = await server.blocking.xread({journal: f"{place.ms}-{place.s}"}, count=most, block=block_ms)
+        command = ("XREAD", "COUNT", most, "BLOCK", block_ms, "STREAMS", journal, f"{place.ms}-{place.s}")
+        async with self.servers.of(shard) as server:
+            answer = await server.call(*command, block_s=block_ms / 1000)
         return [read_entry(id, fields) for _, entries in answer or () for id, fields in entries]
 
     async def wait(self, places: Mapping[int, Place], topics: Iterable[str], wait_s: float) -> None:
@@ -221,9 +220,11 @@ class Log:
 
         async def wait_on(shard: int, names: list[str]) -> None:
             place = places[shard]
-            streams: dict[Any, Any] = {f"{{relay:{shard}}}:topic:{name}": f"{place.ms}-{place.s}" for name in names}
-            async with self.servers.of(shard) as server, asyncio.timeout(wait_s + COMMAND_S):
-                await server.blocking.xread(streams, count=1, block=max(1, int(wait_s * 1000)))
+            keys = [f"{{relay:{shard}}}:topic:{name}" for name in names]
+            ids = [f"{place.ms}-{place.s}"] * len(names)
+            block_ms = max(1, int(wait_s * 1000))
+            async with self.servers.of(shard) as server:
+                await server.call("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *keys, *ids, block_s=wait_s)
 
         waits = [asyncio.ensure_future(wait_on(*part)) for part in self.by_shard(topics).items()]
         try:
@@ -235,12 +236,12 @@ class Log:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def describe(self) -> dict[str, object]:
+    async def describe(self) -> dict[str, str]:
         """The server's own figures, for people who look after it."""
         async with self.servers.of(0) as server:
-            info = await server.commands.info()
-        names = ("valkey_version", "redis_version", "used_memory", "maxmemory_policy", "role", "uptime_in_seconds")
-        return {name: info[name] for name in names if name in info}
+            info = (await server.call("INFO")).decode()
+        found = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+        return {name: found[name] for name in DESCRIBED if name in found}
 
     async def close(self) -> None:
         for appender in self._appenders:
@@ -318,7 +319,7 @@ class Appender:
             keys += [f"{prefix}topic:{event.topic}", head, idempotency_key(self.shard, event) if event.key else head]
             arguments += [event.topic, event.name, event.data, event.fingerprint()]
         async with self.servers.of(self.shard) as server:
-            answers = await APPEND.call(server.commands, keys, arguments)
+            answers = await APPEND.call(server, keys, arguments)
         return [read_answer(event, self.shard, answer) for event, answer in zip(events, answers, strict=True)]
 
     async def close(self) -> None:

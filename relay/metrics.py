@@ -54,11 +54,15 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
         )
         self._deliveries = self._events = 0
+        self._outcomes = {outcome: self.published.labels(outcome) for outcome in ("new", "duplicate", "reused")}
 
     # Observations
 
     def batch(self, events: Sequence[Event]) -> None:
         self.latency.observe(max(0.0, time.time() - events[0].ts / 1000))
+
+    def appended(self, outcome: str, count: int) -> None:
+        self._outcomes[outcome].inc(count)
 
     def restarted(self) -> None:
         self.restarts.inc()

@@ -9,12 +9,14 @@ lost would be in the log twice. A shard is one slot, so its node is asked for on
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import valkey.asyncio
+from libvalkey import pack_command
+from valkey.asyncio.connection import Connection
 from valkey.asyncio.retry import Retry
 from valkey.asyncio.sentinel import Sentinel
 from valkey.backoff import NoBackoff
@@ -36,6 +38,9 @@ TEMPORARY = (
 )  # fmt: skip
 
 
+Argument = str | bytes | int | float
+
+
 @asynccontextmanager
 async def translated() -> AsyncIterator[None]:
     """The border: no error of the client library gets past it."""
@@ -51,35 +56,70 @@ async def translated() -> AsyncIterator[None]:
         raise LogUnavailable(str(error) or type(error).__name__) from error
 
 
-def options(blocking: bool) -> dict[str, Any]:
-    """How every connection behaves: no repeats, no endless waits.
+class Server:
+    """One server, and the connections to it: opened when they are needed, kept, and used for one call at a time.
 
-    Blocking reads have no timeout on the socket, since the library's default ends them early; whoever reads bounds them.
+    The library's connections, but not its client and pool: those cost 190 µs of Python a call, these 50, and every event
+    that is published or read goes through here. Nothing is repeated.
     """
-    return {
-        "max_connections": BLOCKING_MAX if blocking else CONNECTIONS_MAX,
-        "timeout": COMMAND_S,
-        "socket_timeout": None if blocking else COMMAND_S,
-        "socket_connect_timeout": CONNECT_S,
-        "retry": Retry(NoBackoff(), 0),
-    }
-
-
-class Pair:
-    """One server's two clients: for commands, and for reads that block."""
 
     def __init__(self, url: str) -> None:
-        self.commands, self.blocking = (
-            valkey.asyncio.Valkey(connection_pool=valkey.asyncio.BlockingConnectionPool.from_url(url, **options(blocking)))
-            for blocking in (False, True)
+        self._pool = valkey.asyncio.ConnectionPool.from_url(
+            url,
+            socket_timeout=None,  # `call` has one limit for all of it
+            socket_connect_timeout=CONNECT_S,
+            retry=Retry(NoBackoff(), 0),
         )
-        # It makes a dict of each entry, at three times the cost.
-        self.blocking.response_callbacks.pop("XREAD", None)
+        self._idle: list[Connection] = []
+        self._commands = asyncio.Semaphore(CONNECTIONS_MAX)
+        self._blocking = asyncio.Semaphore(BLOCKING_MAX)
+
+    async def call(self, *command: Argument, block_s: float | None = None) -> Any:
+        """The answer to a command. `block_s`: the command itself waits up to so long."""
+        (answer,) = await self.call_many([command], block_s)
+        return answer
+
+    async def call_many(self, commands: Sequence[Sequence[Argument]], block_s: float | None = None) -> list[Any]:
+        """The answers to commands, sent at once. Raises the library's errors, and TimeoutError."""
+        places = self._commands if block_s is None else self._blocking
+        async with asyncio.timeout(COMMAND_S + (block_s or 0)), places:
+            connection = await self._connected()
+            try:
+                await connection.send_packed_command(b"".join([pack_command(tuple(command)) for command in commands]), check_health=False)
+                answers = [await read_answer(connection) for _ in commands]
+            except BaseException:
+                # An answer may be on its way, and would be taken for the next call's.
+                await connection.disconnect(nowait=True)
+                raise
+            self._idle.append(connection)
+        refused = next((answer for answer in answers if isinstance(answer, ResponseError)), None)
+        if refused is not None:
+            raise refused
+        return answers
+
+    async def _connected(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            reader = connection._reader  # the library has no cheap way to ask whether the server has hung up
+            if reader is not None and not reader.at_eof():
+                return connection
+            await connection.disconnect(nowait=True)
+        made: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        await made.connect()  # type: ignore[no-untyped-call]
+        return made
 
     async def close(self) -> None:
-        for client in (self.commands, self.blocking):
-            await client.aclose()
-            await client.connection_pool.disconnect()
+        for connection in self._idle:
+            await connection.disconnect(nowait=True)
+        self._idle.clear()
+
+
+async def read_answer(connection: Connection) -> Any:
+    """An answer, or the error that it is; the connection is good in both cases."""
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 class Servers:
@@ -92,27 +132,27 @@ class Servers:
         self._scheme = parts.scheme.partition("+")[0]
         self._known: dict[int, str] = {}  # a shard's server, until something went wrong there
         self._nodes = [address_url(self._scheme, parts, host, port) for host, port in addresses(parts)] if self._kind == "cluster" else []
-        self._pairs: dict[str, Pair] = {}
+        self._servers: dict[str, Server] = {}
         self._asking: dict[int, asyncio.Task[str]] = {}
 
     @asynccontextmanager
-    async def of(self, shard: int) -> AsyncIterator[Pair]:
+    async def of(self, shard: int) -> AsyncIterator[Server]:
         """A shard's server for one command. Raises LogUnavailable for whatever goes wrong; then it is asked for anew."""
         try:
             async with translated():
-                yield await self._pair(shard)
+                yield await self._server(shard)
         except LogUnavailable:
             if self._kind:
                 self._known.pop(shard, None)
             raise
 
-    async def _pair(self, shard: int) -> Pair:
-        return self._pair_of(self._known.get(shard) or await self._ask(shard))
+    async def _server(self, shard: int) -> Server:
+        return self._server_at(self._known.get(shard) or await self._ask(shard))
 
-    def _pair_of(self, url: str) -> Pair:
-        if url not in self._pairs:
-            self._pairs[url] = Pair(url)
-        return self._pairs[url]
+    def _server_at(self, url: str) -> Server:
+        if url not in self._servers:
+            self._servers[url] = Server(url)
+        return self._servers[url]
 
     async def _ask(self, shard: int) -> str:
         """Asked once for all who want to know: else each in turn would wait for those who don't answer."""
@@ -148,7 +188,7 @@ class Servers:
         url = address_url(self._scheme, self._parts, str(host), int(port))
         # A sentinel that hung itself may name one that became a replica meanwhile. It would answer reads, and be behind.
         # https://valkey.io/topics/sentinel-clients/ step 3
-        role = await self._pair_of(url).commands.execute_command("ROLE")  # type: ignore[no-untyped-call]
+        role = await self._server_at(url).call("ROLE")
         if role[0] != b"master":
             raise LogUnavailable(f"the server that Sentinel names for {service} is a replica")
         return url
@@ -158,7 +198,7 @@ class Servers:
         failure: Exception | None = None
         for node in list(self._nodes):
             try:
-                ranges = await self._pair_of(node).commands.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+                ranges = await self._server_at(node).call("CLUSTER", "SLOTS")
             except (ValkeyError, OSError, TimeoutError) as error:
                 failure = error
                 # Asked last from now on: one that hangs takes its time to fail.
@@ -174,9 +214,9 @@ class Servers:
         raise LogUnavailable(f"no node of the cluster says who has slot {slot}") from failure
 
     async def close(self) -> None:
-        for pair in self._pairs.values():
-            await pair.close()
-        self._pairs.clear()
+        for server in self._servers.values():
+            await server.close()
+        self._servers.clear()
 
 
 def addresses(parts: SplitResult) -> list[tuple[str, int]]:

@@ -121,7 +121,7 @@ async def first_bad(publisher: Publisher, numbered: list[tuple[int, bytes]], top
 
 def read_lines(lines: "queue.Queue[bytes | None]") -> None:
     for line in sys.stdin.buffer:
-        lines.put(line)
+        lines.put(line.rstrip(b"\r\n"))  # a line break isn't part of the event
     lines.put(None)
 
 

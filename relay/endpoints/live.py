@@ -36,7 +36,7 @@ def live_handlers(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
             identity = guard.may_read(scope, query.topics)
         except Problem as problem:
             if problem.temporary:
-                return Hold(Refusal(query.topics, version, reason="unavailable"))
+                return Hold(Refusal(**begin(query, log), reason="unavailable"))
             raise
         return Hold(
             Admitted(

@@ -1,6 +1,7 @@
 """Publishing over HTTP: one event, or a batch."""
 
 import re
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -103,8 +104,9 @@ def key_reused(index: int, outcome: str) -> Unprocessable:
 
 
 def count(metrics: Metrics, appended: list[Appended]) -> None:
-    for one in appended:
-        metrics.published.labels("reused" if one.reused else "duplicate" if one.duplicate else "new").inc()
+    outcomes = Counter("reused" if one.reused else "duplicate" if one.duplicate else "new" for one in appended)
+    for outcome, number in outcomes.items():
+        metrics.appended(outcome, number)
 
 
 def answer(appended: Appended) -> dict[str, Any]:

@@ -283,9 +283,7 @@ def latency(bench: Bench, options: Options) -> None:
     warmup = min(20, events // 2)
     rounds = bench.take_turns(
         options,
-        lambda server: bench.measure(
-            server, streams=options.streams, events=events, rate=options.rate, size=options.size, warmup=warmup
-        ),
+        lambda server: bench.measure(server, streams=options.streams, events=events, rate=options.rate, size=options.size, warmup=warmup),
     )
     print(f"{options.streams:,} stream(s), {options.rate:g} events/s of {options.size} B, one POST each; ms\n")
     table(
@@ -323,12 +321,8 @@ def throughput(bench: Bench, options: Options) -> None:
             limit_s=options.seconds * 2,
         ),
     )
-    print(
-        f"{options.streams:,} streams of one topic, {options.rate:g} events/s of {options.size} B wanted; ms. ", end=""
-    )
-    print(
-        f"The relay gets what is due as one batch, at most one in {EVERY_MS} ms and when the last is answered; ", end=""
-    )
+    print(f"{options.streams:,} streams of one topic, {options.rate:g} events/s of {options.size} B wanted; ms. ", end="")
+    print(f"The relay gets what is due as one batch, at most one in {EVERY_MS} ms and when the last is answered; ", end="")
     print(f"the others get one event a POST, pipelined, up to {PIPELINED_EVENTS} unanswered\n")
     table(
         [
@@ -498,19 +492,13 @@ BENCHES: dict[str, tuple[Callable[[Bench, Options], None], Options]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench", description=__doc__.partition("\n")[0] if __doc__ else ""
-    )
-    parser.add_argument(
-        "names", nargs="+", choices=[*BENCHES, "all"], metavar="NAME", help=", ".join([*BENCHES, "all"])
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("names", nargs="+", choices=[*BENCHES, "all"], metavar="NAME", help=", ".join([*BENCHES, "all"]))
     parser.add_argument("--streams", type=int, help="connections that read (append: topics)")
     parser.add_argument("--rate", type=float, help="events a second")
     parser.add_argument("--seconds", type=float, help="how long to publish, or to stay idle")
     parser.add_argument("--rounds", type=int, help="turns of each server")
-    parser.add_argument(
-        "--servers", type=lambda text: text.split(","), help="of relay,nchan,bare; ratios are of the first"
-    )
+    parser.add_argument("--servers", type=lambda text: text.split(","), help="of relay,nchan,bare; ratios are of the first")
     parser.add_argument("--connections", type=int, help="of the publisher (append)")
     parser.add_argument("--size", type=int, help="bytes of an event's data")
     arguments = vars(parser.parse_args())

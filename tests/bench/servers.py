@@ -62,9 +62,7 @@ def compile_tools(folder: pathlib.Path) -> pathlib.Path:
     if compiler is None:
         raise Missing("no C compiler (apt install gcc)")
     for name in ("load", "publish", "bare"):
-        subprocess.run(
-            [compiler, "-O2", "-Wall", "-Wextra", "-std=gnu11", "-o", folder / name, HERE / f"{name}.c"], check=True
-        )
+        subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-std=gnu11", "-o", folder / name, HERE / f"{name}.c"], check=True)
     return folder
 
 
@@ -180,9 +178,7 @@ def nchan(tools: pathlib.Path, folder: pathlib.Path, streams: int) -> Iterator[S
     user = f"user {pwd.getpwuid(os.geteuid()).pw_name};" if os.geteuid() == 0 else ""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     configuration.write_text(
-        string.Template((HERE / "nginx.conf").read_text()).substitute(
-            module=NCHAN_MODULE, user=user, files=files, folder=folder, port=port
-        )
+        string.Template((HERE / "nginx.conf").read_text()).substitute(module=NCHAN_MODULE, user=user, files=files, folder=folder, port=port)
     )
     with run([nginx, "-p", folder, "-c", configuration], log) as process:
         wait_until(lambda: listens(port) and bool(descendants(process.pid)), process, log)
@@ -202,9 +198,7 @@ def bare(tools: pathlib.Path, folder: pathlib.Path, streams: int) -> Iterator[Se
     port, log = free_port(), folder / "bare.log"
     with run([tools / "bare", str(port)], log) as process:
         wait_until(lambda: listens(port), process, log)
-        yield Server(
-            name="bare C loop", port=port, subscribe="/", publish="/", hello="event: hello", worker=process.pid
-        )
+        yield Server(name="bare C loop", port=port, subscribe="/", publish="/", hello="event: hello", worker=process.pid)
 
 
 SERVERS = {"relay": relay, "nchan": nchan, "bare": bare}

@@ -35,9 +35,7 @@ def tiny_chunks(body: bytes) -> bytes:
 
 def odd_chunks(body: bytes) -> bytes:
     """Sizes of 17, in capitals and with an extension, as RFC 9112 7.1.1 allows."""
-    return b"".join(
-        b"%X;a=b\r\n%b\r\n" % (len(part), part) for at in range(0, len(body), 17) if (part := body[at:][:17])
-    )
+    return b"".join(b"%X;a=b\r\n%b\r\n" % (len(part), part) for at in range(0, len(body), 17) if (part := body[at:][:17]))
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +78,7 @@ def counts(delivered: Delivered) -> Counts:
 
 @pytest.mark.parametrize("read_bytes", [1, 2, 3, 7, 64, 65536])
 @pytest.mark.parametrize("chunked", [one_chunk, tiny_chunks, odd_chunks])
-def test_events_are_found_wherever_chunks_and_reads_cut(
-    load: pathlib.Path, chunked: Callable[[bytes], bytes], read_bytes: int
-) -> None:
+def test_events_are_found_wherever_chunks_and_reads_cut(load: pathlib.Path, chunked: Callable[[bytes], bytes], read_bytes: int) -> None:
     body = HELLO + b"".join(frame(number) for number in range(20))
     answer = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(body)
     delivered = receive(load, answer, 20, read_bytes)
@@ -102,8 +98,6 @@ def test_events_are_found_wherever_chunks_and_reads_cut(
         ([], Counts(0, 4, 0, 0, 1)),
     ],
 )
-def test_lost_repeated_and_reordered_events_are_told_apart(
-    load: pathlib.Path, numbers: Sequence[int], expected: Counts
-) -> None:
+def test_lost_repeated_and_reordered_events_are_told_apart(load: pathlib.Path, numbers: Sequence[int], expected: Counts) -> None:
     answer = HEAD + b"\r\n" + HELLO + b"".join(frame(number) for number in numbers)
     assert counts(receive(load, answer, 4, 65536, closes=True)) == expected
