@@ -260,7 +260,7 @@ class Streams:
         """What the ring has after the reader's place, if it is one of the ring's. False: it has to be read from the log."""
         audience = reader.audience
         assert reader.places is not None
-        if reader.starts:
+        if reader.starts or not (reader.greeted or self._is_known(reader)):
             return False
         for shard, place in reader.places.items():
             ring = self.hub.rings[shard]
@@ -282,6 +282,12 @@ class Streams:
             self._send(reader, hello + chunk)
             return True
         return False
+
+    def _is_known(self, reader: Reader) -> bool:
+        """Whether the ring, or the hub's place, answers for every shard: only then is the verdict known without the log."""
+        assert reader.places is not None
+        rings = self.hub.rings
+        return all(rings[shard].find(place) is not None for shard, place in reader.places.items())
 
     def _number(self, reader: Reader, events: Iterable[Any]) -> int | None:
         numbers = [event.n for event in events if event.topic == reader.audience.single]
@@ -322,6 +328,8 @@ class Streams:
             parts.append(self._hello(reader, "gap" if landing.gaps else "exact"))
         for gap in landing.gaps:
             self.observer.gap(gap)
+        if landing.gaps and not reader.audience.single:
+            reader.told = {**(reader.told or {}), **{gap.topic: gap.place for gap in landing.gaps}}
         parts.append(landing.chunk)
         reader.places = {**reader.places, **landing.places}
         reader.n, reader.starts = landing.n, landing.starts
@@ -340,7 +348,8 @@ class Streams:
     def _begin_anew(self, reader: Reader) -> None:
         """A reset: in all shards, since the client drops all that it has."""
         reader.places = dict.fromkeys(reader.audience.by_shard, EARLIEST)
-        reader.n, reader.renewing, reader.looked, reader.starts = 0, True, None, None
+        reader.n, reader.renewing = 0, True
+        reader.looked = reader.starts = reader.told = None
 
     # Reads of the log, shared
 
@@ -348,7 +357,8 @@ class Streams:
         audience = reader.audience
         all_places = tuple(sorted((reader.places or {}).items()))
         starts = tuple(sorted((reader.starts or {}).items()))
-        key = (audience.key, tuple(places.items()), all_places, reader.n, reader.renewing, newest, starts)
+        told = frozenset((reader.told or {}).items())
+        key = (audience.key, tuple(places.items()), all_places, reader.n, reader.renewing, newest, starts, told)
         task = self._reads.get(key)
         if task is None:
             task = asyncio.create_task(self._read_once(reader, dict(places), newest))
@@ -364,6 +374,7 @@ class Streams:
     async def _read_once(self, reader: Reader, places: dict[int, Place], newest: int | None) -> Landing:
         audience, renewing = reader.audience, reader.renewing
         n, starts, all_places = reader.n, reader.starts or {}, dict(reader.places or places)
+        told = reader.told or {}
         steps = {shard: self.hub.rings[shard].step for shard in places}
         reads = await asyncio.gather(
             *(self.log.read(shard, place, audience.by_shard[shard], READ, newest=newest, starts=starts) for shard, place in places.items())
@@ -371,7 +382,8 @@ class Streams:
         if any(read.reset for read in reads):
             return Landing(True, [], {}, None, None, b"", False, {}, None, {})
         spans = [judge(read, places[read.shard], n, self.log.retention.retention_ms) for read in reads]
-        gaps = [gap for span in spans for gap in span.gaps]
+        # A gap of several topics is found at each read until the oldest entry is passed, and told once.
+        gaps = [gap for span in spans for gap in span.gaps if told.get(gap.topic) != gap.place]
         began, began_n = {read.shard: places[read.shard] for read in reads}, n
         if newest:
             began = {span.shard: start_of(span) for span in spans}

@@ -53,8 +53,27 @@ class Reader:
     """One open stream. While it is live it has no places: they are the hub's."""
 
     __slots__ = (
-        "audience", "catching_up", "connection", "cursor_ms", "deadline_s", "ending", "greeted", "handler", "hidden", "live",
-        "looked", "n", "newest", "places", "renewing", "send", "sending", "slot", "starts", "token_expires",
+        "audience",
+        "catching_up",
+        "connection",
+        "cursor_ms",
+        "deadline_s",
+        "ending",
+        "greeted",
+        "handler",
+        "hidden",
+        "live",
+        "looked",
+        "n",
+        "newest",
+        "places",
+        "renewing",
+        "send",
+        "sending",
+        "slot",
+        "starts",
+        "token_expires",
+        "told",
     )  # fmt: skip
 
     def __init__(self, send: Send, audience: "Audience") -> None:
@@ -65,6 +84,7 @@ class Reader:
         self.n: int | None = None  # a single topic's number at its place
         self.newest: int | None = None  # k, with which it begins, and begins anew after a reset
         self.starts: dict[str, tuple[int, int]] | None = None  # topics of which it wants only what is after a later id
+        self.told: dict[str, Place] | None = None  # on several topics, where the gaps end that it was told of
         self.looked: dict[int, int] | None = None  # the hub's step when the last read that found the journal's end began
         self.live = False
         self.greeted = False
@@ -271,7 +291,7 @@ class Hub:
             return False
         if audience.n is None:
             audience.n = reader.n
-        reader.places = reader.starts = reader.looked = None
+        reader.places = reader.starts = reader.looked = reader.told = None
         reader.live = True
         audience.live.add(reader)
         self._behind -= 1

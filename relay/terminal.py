@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import queue
 import sys
 import threading
@@ -67,7 +68,7 @@ def unescaped(part: str) -> str:
 async def publish(options: argparse.Namespace) -> int:
     async with Publisher() as publisher:
         if options.data is not None:
-            raw = msgspec.Raw(options.data.encode())
+            raw = msgspec.Raw(os.fsencode(options.data))  # the bytes that the shell gave, whatever they are
             appended = await publisher.publish(options.topic, raw, event=options.event, key=options.key)
             event = appended.event
             answer = {

@@ -2,32 +2,37 @@
 
 The rules, by the names that the faults below use:
 
-Append    One script: a known idempotency key gets its first answer; else the event takes the shard's next count `s` and the topic's
-          next number `n`, both dense; its id is `max(now, the shard's last ms)-s`; it goes to the shard's journal and to the topic's
-          stream with `p`, the id of the topic's previous event (0-0 for the first of a life). Then both are trimmed, by whole nodes.
-Place     An epoch and an id in a shard's journal. Two places are equal only if both are. A cursor is a place for each shard, and on a
-          single topic its number there, which counts for that topic only. A shard that a cursor doesn't name starts at now.
-Reset     An epoch ends when the log finds itself on another server, or on another life of one. A place is valid if its epoch is the
-          present one and its id isn't beyond the last, or if it isn't beyond where its past epoch was closed. Else everything starts over,
-          in all shards of that stream or page.
-Gap       After a place, what is read of a topic is complete exactly if the first entry's `p` isn't beyond the place (with no entry: the
-          topic's last id). Else a gap is told, with the number lost where numbers of one life allow it. A topic's head outlives its events,
-          so that a cursor for which nothing can be known any more is old, and old cursors are told a gap of unknown size.
-Tail      One reader per shard and process goes from the end, read once, by its own place. It expects the next `s`; at an empty block and
-          at an entry of another epoch it asks whether its place is valid. If something is wrong it goes to the end with an empty ring,
-          and every reader finds out for itself.
-Audiences Readers with the same topics and filter get one chunk per batch, all their topics in journal order.
-Live      A reader is live (its place equals the hub's) or behind (it has its own); it joins behind. Who is behind goes on by its own
-          place: from the ring if that is an entry of it or the one just before, else from the log. Who has read the log to its end and
-          still isn't where the hub is looks again after any step that the tail took since that read began. Equal reads are done once.
-Fan-out   A batch goes to the live only. A send that finds the one before unfinished makes its reader behind; nothing is skipped.
-Pages     A page's cursor is the smallest place to which a topic was read, if it wasn't read to its end; nothing beyond is delivered.
-Contract  A hello's id is the place resumed from; a gap's, on a single topic, the place before the oldest retained event.
+Append     One script: a known idempotency key gets its first answer; else the event takes the shard's next count `s` and the topic's
+           next number `n`, both dense; its id is `max(now, the shard's last ms)-s`; it goes to the shard's journal and to the
+           topic's stream with `p`, the id of the topic's previous event (0-0 for the first of a life). Then both are trimmed, by
+           whole nodes.
+Place      An epoch and an id in a shard's journal. Two places are equal only if both are. A cursor is a place for each shard, and
+           on a single topic its number there, which counts for that topic only. A shard that it doesn't name starts at now.
+Reset      An epoch ends when the log finds itself on another server, or in another life of one. A place is valid if its epoch is
+           the present one and its id isn't beyond the last, or if it isn't beyond where its past epoch was closed. Else
+           everything starts over, in all shards of that stream or page.
+Gap        After a place, what is read of a topic is complete exactly if the first entry's `p` isn't beyond the place (with no
+           entry: the topic's last id). Else a gap is told, with the number lost where numbers of one life allow it. A topic's
+           head outlives its events, so that a cursor for which nothing can be known any more is old, and old cursors are told a
+           gap of unknown size.
+Tail       One reader per shard and process goes on from the end, read once, by its own place. It expects the next `s`; at an empty
+           block and at an entry of another epoch it asks whether its place is valid. If something is wrong it goes to the end
+           with an empty ring, and every reader finds out for itself.
+Audiences  Readers with the same topics and filter get one chunk per batch, all their topics in journal order.
+Live       A reader is live (its place equals the hub's) or behind (it has its own); it joins behind. Who is behind goes on by its
+           own place: from the ring if that is an entry of it or the one just before, else from the log. Who has read the log to
+           its end and still isn't where the hub is looks again after any step that the tail took since that read began. Equal
+           reads are done once.
+Fan-out    A batch goes to the live only. A send that finds the one before unfinished makes its reader behind; nothing is skipped.
+Pages      A page's cursor is the smallest place to which a topic was read, if it wasn't read to its end; nothing beyond it is
+           delivered.
+Contract   A hello's id is the place resumed from; a gap's, on a single topic, the place before the oldest retained event. On
+           several topics a gap has none, and is told once on a connection. A bye's id is where its client was led so far.
 
-Read it from the top: values, the log, the tail, a stream, a page. What a relay sends is a `Frame` or a `Page`, and holds only what is on the
-wire; whether that was right is judged in `promise`, by `Log.ever`, which no relay has.
+Read it from the top: values, the log, the tail, a stream, a page. What a relay sends is a `Frame` or a `Page`, and holds only what
+is on the wire; whether that was right is judged in `promise`, by `Log.ever`, which no relay has.
 
-`FAULTS` names the ways to break a rule on purpose. Each is one condition here, and `test_rules` shows that the judge notices it.
+`FAULTS` names the ways to break a rule on purpose. Each is a condition here, and `test_rules` shows that the judge notices it.
 
 Assumed: connections don't outlive their process; no two servers of a shard have clocks half a retention apart.
 Left out: sealing, bytes and their limits, denials, leases, `wait`, and a shard of which only a part is lost.
@@ -83,6 +88,7 @@ FAULTS = {
     "hello-at-tail": "Contract: a hello's id is the hub's place",
     "hello-after-k": "Contract: with `k`, the hello's id is the place after the newest k",
     "gap-at-oldest": "Contract: a gap's id is the oldest retained event's own",
+    "gap-repeated": "Contract: each read of a catching-up stream tells the same gap again",
     "reset-untold": "Contract: a reset tells no gap of each topic",
     "bye-in-reset": "Contract: a bye's id is a place that its reader is reset to, before the client was told of the reset",
     "bye-at-tail": "Contract: a bye's id is the hub's place",
@@ -103,6 +109,11 @@ class Place(NamedTuple):
     epoch: int
     id: Id
 
+    def before(self) -> Place:
+        """The place just before an entry. `s` is dense, so nothing need be looked up; it may be no entry's own."""
+        ms, s = self.id
+        return Place(self.epoch, (ms, s - 1))
+
 
 EARLIEST = Place(0, (0, 0))
 """Also the end of a journal that doesn't exist yet. Any epoch accepts it."""
@@ -117,11 +128,6 @@ class Event(NamedTuple):
     p: Id
     name: str
     data: int
-
-    def before(self) -> Place:
-        """The place just before. `s` is dense, so nothing need be looked up; it may be no entry's."""
-        ms, s = self.place.id
-        return Place(self.place.epoch, (ms, s - 1))
 
 
 class Cursor(NamedTuple):
@@ -305,9 +311,10 @@ class Log:
     def _write(self, now: int, draft: Draft) -> Event:
         topic, head, faults, shape = draft.topic, self.heads.get(draft.topic), self.env.faults, self.env.shape
         self.s += 1
-        self.last = now if "ids-follow-the-clock" in faults else max(now, self.last[0]), self.s
-        # A topic without a head goes on from the shard's count, which is at least as high as any number it had.
-        n = head.n + 1 if head else 1 if "numbers-restart" in faults else self.s
+        ms = now if "ids-follow-the-clock" in faults else max(now, self.last[0])
+        self.last = (ms, self.s)
+        # A topic without a head goes on from the shard's count, which is higher than any number it had.
+        n = head.n + 1 if head else self.s if "numbers-restart" not in faults else 1
         event = Event(self.end(), topic, n, head.last if head else EARLIEST.id, draft.name, draft.data)
         self.ever += (event,)
         self.journal = self._trimmed((*self.journal, event), shape.journal_events_max)
@@ -369,7 +376,7 @@ class Log:
         """The newest k of each topic, and the place before the oldest of them."""
         newest = {topic: self.streams.get(topic, ())[-k:] for topic in topics}
         events = sorted((e for entries in newest.values() for e in entries), key=lambda e: e.place.id)
-        start = events[0].before() if events else self.end()
+        start = events[0].place.before() if events else self.end()
         gaps = tuple(self._first(topic, entries) for topic, entries in newest.items())
         return Read(start, self.end(), self._number(topics, None, events, self.end()), tuple(events), gaps, self.end())
 
@@ -566,6 +573,7 @@ class Stream:
         self.starts_over: Resume | None = None  # what the next read of the log is to be greeted as, if not as a resume
         self.fetch: Fetch | None = None
         self.looked: dict[int, int] = {}  # where a read met the journal's end: the hub's steps when it began
+        self.told: dict[str, int] = {}  # by topic, the first retained number that a gap told
         self.n: int | None = None
         self.places = {shard: hub.place for shard, hub in self.hubs.items()}
         process.streams.append(self)
@@ -620,12 +628,12 @@ class Stream:
     def step(self, most: int, share: bool) -> None:
         """What one who is behind does next. Between two steps anything may happen."""
         if self.fetch:
-            return self._land(self.fetch)
+            self._land(self.fetch)
+            return
         if self.live or self.wire:
-            return None
-        if not self.starts_over and (self._meet() or self._from_ring()):
-            return None
-        return self._begin(most, share)
+            return
+        if self.starts_over or not (self._meet() or self._from_ring()):
+            self._begin(most, share)
 
     def _meet(self) -> bool:
         """Live, if it is where the hub is. No await lies between the look and what follows from it."""
@@ -640,15 +648,16 @@ class Stream:
         return place.id == hub.id if "equal-by-id" in self.faults else place == hub
 
     def _from_ring(self) -> bool:
-        rings = {shard: hub.after(self.places[shard]) for shard, hub in self.hubs.items()}
-        if not any(rings.values()):
+        rings = {shard: events for shard, hub in self.hubs.items() if (events := hub.after(self.places[shard]))}
+        elsewhere = [i for i, hub in self.hubs.items() if i not in rings and self.places[i] != hub.place]
+        # The hello tells the worst of all shards, so the first frames wait for those that the log must answer for.
+        if not rings or (elsewhere and not self.greeted):
             return False
         if not self.greeted:
             self._hello("exact")
         for shard, events in rings.items():
-            if events:
-                self.wire += self.frames(shard, events)
-                self._move(shard, events, self.hubs[shard].place)
+            self.wire += self.frames(shard, events)
+            self._move(shard, events, self.hubs[shard].place)
         self._meet()
         return True
 
@@ -677,17 +686,20 @@ class Stream:
             del self.process.fetches[fetch.key]
         reads = {shard: read for shard, read in fetch.reads.items() if read}
         if len(reads) < len(fetch.reads):
-            return self._reset([shard for shard in fetch.reads if shard not in reads])
-        self._tell(reads)
+            self._reset([shard for shard in fetch.reads if shard not in reads])
+        else:
+            self._tell(reads)
+            self._send(reads, fetch.steps)
+            self._meet()
+
+    def _send(self, reads: Mapping[int, Read], steps: Mapping[int, int]) -> None:
         for shard, read in reads.items():
+            hub = self.hubs[shard]
             self.wire += self.frames(shard, read.events)
-            self._move(shard, read.events, self.hubs[shard].place if "shared-read-jumps" in self.faults else read.end)
+            self._move(shard, read.events, hub.place if "shared-read-jumps" in self.faults else read.end)
             self.n = read.n if len(self.ask.topics) == 1 else None
             if not read.more:
-                steps = self.hubs[shard].steps if "steps-from-landing" in self.faults else fetch.steps[shard]
-                self.looked[shard] = steps
-        self._meet()
-        return None
+                self.looked[shard] = hub.steps if "steps-from-landing" in self.faults else steps[shard]
 
     def _tell(self, reads: Mapping[int, Read]) -> None:
         """Hello, unless it was said, and what is missing, before anything else of the read."""
@@ -701,14 +713,19 @@ class Stream:
         elif not self.greeted:
             self._hello("gap" if gaps else "exact")
         for shard, gap in gaps:
-            self._tell_gap(shard, gap, reads[shard].last)
+            # On several topics the next read begins before the oldest retained event of this one, if another's has more to read.
+            if gap.first_n is None or self.told.get(gap.topic) != gap.first_n or "gap-repeated" in self.faults:
+                self._tell_gap(shard, gap, reads[shard].last)
 
     def _tell_gap(self, shard: int, gap: Gap, last: Place) -> None:
-        """On one topic its id is the place it leads to; on several it has none, and may be told again."""
+        """On one topic its id is the place it leads to; on several it has none, and is told again after a cut."""
+        if gap.first_n is not None:
+            self.told[gap.topic] = gap.first_n
         if len(self.ask.topics) > 1:
             self.wire.append(Frame(None, gap))
             return
-        self.places[shard], self.n = before_oldest(gap, last), gap.first_n - 1 if gap.first_n else None
+        self.places[shard] = gap.oldest.before() if gap.oldest else last
+        self.n = gap.first_n - 1 if gap.first_n else None
         if gap.oldest and "gap-at-oldest" in self.faults:
             self.wire.append(Frame(self._cursor({shard: gap.oldest}, gap.first_n), gap))
         else:
@@ -718,7 +735,7 @@ class Stream:
         """All shards start over, since the client drops all that it has."""
         self.live, self.n = False, 0
         self.places |= dict.fromkeys(shards if "one-shard-resets" in self.faults else self.hubs, EARLIEST)
-        self.looked = {}
+        self.looked, self.told = {}, {}
         self.starts_over = "reset"
         if self.ask.k:  # not before it is known where the newest k begin; a bye until then has no place to tell
             self.greeted = "bye-in-reset" in self.faults
@@ -750,13 +767,6 @@ def resumed(cursor: Cursor, ask: Ask, now: Mapping[int, Place], faults: frozense
 def cursor_of(shape: Shape, ask: Ask, places: Mapping[int, Place], n: int | None) -> Cursor:
     named = tuple(places.get(shard) for shard in range(shape.shards))
     return Cursor(named, ask.topics, n) if len(ask.topics) == 1 and n is not None else Cursor(named)
-
-
-def before_oldest(gap: Gap, last: Place) -> Place:
-    if not gap.oldest:
-        return last
-    ms, s = gap.oldest.id
-    return Place(gap.oldest.epoch, (ms, s - 1))
 
 
 def earliest(shape: Shape, ask: Ask) -> Cursor:

@@ -36,6 +36,7 @@ class Promise:
         self.excused: set[Event] = set()  # was before its time, or was told as lost
         self.dropped = False  # after a reset, until the first event: a gap is told of each topic, whatever is missing
         self.gaps_due = 0  # before the next event
+        self.told: set[Gap] = set()  # on this connection
         self.connected()
 
     # What the client does
@@ -43,7 +44,7 @@ class Promise:
     def connected(self) -> None:
         """With `k`, the newest as of now are owed. And what was claimed before a loss isn't judged; but now there is a new start."""
         self.losses = self._losses()
-        self.gaps_due = 0
+        self.gaps_due, self.told = 0, set()
         self.before_newest: set[Event] = set()
         if self.ask.k and not self.at:
             newest = [event for topic in self.ask.topics for event in self._retained(topic)[-self.ask.k :]]
@@ -87,6 +88,9 @@ class Promise:
 
     def gap(self, gap: Gap) -> None:
         shard = self.env.shape.shard_of(gap.topic)
+        if gap in self.told and gap.first_n is not None:
+            raise Violation(f"told twice: {gap}")
+        self.told.add(gap)
         place, retained = self.at.get(shard, EARLIEST), self._retained(gap.topic)
         after = [e for e in self.shards[shard].log.ever if e.topic == gap.topic and e.place.id > place.id]
         gone = [e for e in after if (e not in retained if gap.first_n is None else e.n < gap.first_n)]
@@ -132,7 +136,7 @@ class Promise:
     def _greet(self, resume: model.Resume, page: bool) -> None:
         if resume == "reset":
             self._check_reset(page)
-            self.at, self.seen, self.excused, self.dropped = {}, [], set(), True
+            self.at, self.seen, self.excused, self.told, self.dropped = {}, [], set(), set(), True
             if not self.ask.k:
                 self.moved(model.earliest(self.env.shape, self.ask))
         elif resume == "new" and not self.at:

@@ -8,12 +8,13 @@
     world.do(Poll(0, 100))              # the page that it gets
     world.settle()                      # all come to rest, and nobody may miss anything
 
-`do` raises `Violation` where the promise is broken. Nothing below `operations` is random, so that a sequence always ends the same way: `play`
-tells how, and `shrink` takes away what that doesn't need.
+`do` raises `Violation` where the promise is broken. Nothing but `operations` is random, so a sequence always ends the same way:
+`play` tells how, and `shrink` takes away what that doesn't need.
 
-As an oracle of a real relay, do the same operations to both. `Tail`, `Step` and `Heartbeat` have no counterpart there, since a relay decides
-itself when it reads on; so let it come to rest, `settle` the world, and compare what each client has: the events by topic and number, how it
-was greeted, the gaps by `lost` and `first_n`. Ids differ, since they hold real times and random epochs.
+As an oracle of a real relay, do the same operations to both. `Tail`, `Step` and `Heartbeat` have no counterpart there, since a relay
+decides itself when it reads on: so let it come to rest, `settle` the world, and compare what each client has `heard`, which leaves
+out ids, since they hold real times and random epochs. Or build `Frame`s and `Page`s from what the real relay sent and give them to a
+`Client`, which judges them.
 """
 
 from __future__ import annotations
