@@ -45,8 +45,9 @@ def create_app() -> Edge:
         """The log itself is waited on, from the place where the last read ended: nothing has to be entered before."""
         names = list(topics)
 
-        async def wait(places: dict[int, Place], wait_s: float) -> None:
+        async def wait(places: dict[int, Place], wait_s: float) -> bool:
             await log.wait(places, names, wait_s)
+            return True
 
         with admission.hold(who):
             yield wait

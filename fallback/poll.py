@@ -27,8 +27,8 @@ from relay.topic import tag_of
 
 VARY = "Origin, Authorization, Cookie, Last-Event-ID"
 
-# Waits until the topics may have something after these places, or the time is over.
-Wait = Callable[[dict[int, Place], float], Awaitable[None]]
+# Waits until the topics may have something after these places, or the time is over. False: there is no use in asking again.
+Wait = Callable[[dict[int, Place], float], Awaitable[bool]]
 
 
 class Observer(Protocol):
@@ -103,8 +103,7 @@ async def wait_for_page(log: Log, query: ReadQuery, waiting: Waiting, who: str) 
     async with waiting(query.topics, who) as wait:
         page = await read_page(log, query)
         resume = page.resume
-        while page.silent() and (left_s := deadline - loop.time()) > 0:
-            await wait(page.places, left_s)
+        while page.silent() and (left_s := deadline - loop.time()) > 0 and await wait(page.places, left_s):
             page = await read_page(log, onward(query, page))
     # The answer is for where the client asked from: that it waited doesn't make a first page a resumed one.
     return msgspec.structs.replace(page, resume=resume) if page.resume == "exact" else page

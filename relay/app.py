@@ -3,9 +3,10 @@
 import asyncio
 import gc
 import logging
+import multiprocessing
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from litestar import Litestar
@@ -14,13 +15,15 @@ import relay
 from fallback.poll import Wait, poll_handlers
 from relay.admission import Admission
 from relay.answers import answer_error
+from relay.connections import hang_up, limit_sends
 from relay.cursor import Place
 from relay.edge import Edge, Receive, Send
+from relay.embedded import die_with
 from relay.endpoints.live import Admitted, Refusal, live_handlers
 from relay.endpoints.publish import publish_handlers
 from relay.endpoints.status import Status, status_handlers
 from relay.errors import TooMany
-from relay.follow import Pace, Streams, refuse
+from relay.follow import Pace, Streams, refuse, spread
 from relay.guard import guard_of
 from relay.hub import Hub
 from relay.log import Log
@@ -29,6 +32,8 @@ from relay.metrics import Metrics
 from relay.openapi import openapi_config
 from relay.settings import Settings, read_settings, retention_of
 from relay.tail import Tail
+
+LAST_WORDS_S = 1.0  # for what was written last to reach its client; who hasn't taken it by then is hung up on
 
 logger = logging.getLogger("relay")
 
@@ -47,6 +52,7 @@ class Relay:
         self.tails = [Tail(self.log, self.hub, shard, self.metrics) for shard in range(settings.shards)]
         self.status = Status(self.log, self.hub, self.tails, self.admission)
         self.guard = guard_of(settings)
+        self._waits: set[asyncio.Event] = set()  # of the polls that wait
         self._tasks: list[asyncio.Task[None]] = []
 
     def app(self) -> Edge:
@@ -85,20 +91,20 @@ class Relay:
         """Polls wait for the hub, and take a place as a stream does."""
         with self.admission.hold(who):
             event = self.hub.watch(topics)
+            self._waits.add(event)
 
-            async def wait(places: dict[int, Place], wait_s: float) -> None:
-                if self.streams.draining:
-                    return
-                try:
-                    async with asyncio.timeout(wait_s):
-                        await event.wait()
-                except TimeoutError:
-                    return
-                event.clear()
+            async def wait(places: dict[int, Place], wait_s: float) -> bool:
+                if not self.streams.draining:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(wait_s):
+                            await event.wait()
+                    event.clear()
+                return not self.streams.draining
 
             try:
                 yield wait
             finally:
+                self._waits.discard(event)
                 self.hub.unwatch(topics, event)
 
     # Life
@@ -106,15 +112,15 @@ class Relay:
     @asynccontextmanager
     async def lifespan(self, _: Litestar) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        draining: asyncio.Task[None] | None = None
 
         def drain() -> None:
-            nonlocal draining
-            draining = draining or loop.create_task(self.drain())
+            if not self.streams.draining:
+                self.streams.draining = True
+                self._start(self.drain())
 
         spare_the_collector()
         restore = on_signals(lambda: loop.call_soon_threadsafe(drain))
-        self._start(*(tail.run() for tail in self.tails), self.streams.beat(), self._tick())
+        self._start(*(tail.run() for tail in self.tails), self.streams.beat(), self._tick(), self._limit_sends())
         try:
             yield
         finally:
@@ -145,10 +151,20 @@ class Relay:
             await asyncio.sleep(1)
 
     async def drain(self) -> None:
-        """The server was asked to stop, and waits for its streams: they are ended, spread over the time there is."""
-        statistics = self.hub.statistics()
-        logger.info("stopping: %d streams end within %g s", statistics.readers, self.settings.drain_seconds)
-        await self.streams.drain(self.settings.drain_seconds)
+        """The server was asked to stop, and waits for its clients: streams and polls are ended, spread over the time there is."""
+        statistics, within_s = self.hub.statistics(), self.settings.drain_seconds
+        logger.info("stopping: %d streams end within %g s", statistics.readers, within_s)
+        await asyncio.gather(self.streams.drain(within_s), self._end_waits(within_s))
+        await asyncio.sleep(LAST_WORDS_S)
+        hang_up(self.settings.port)
+
+    async def _end_waits(self, within_s: float) -> None:
+        async for event in spread(list(self._waits), within_s):
+            event.set()
+
+    async def _limit_sends(self) -> None:
+        # Twice the time, so that it is us who find out about a client that hangs while events come, and can say so.
+        await limit_sends(self.settings.port, 2 * self.settings.send_seconds)
 
 
 def on_signals(act: Callable[[], object]) -> Callable[[], None]:
@@ -184,8 +200,17 @@ def end_on_failure(task: asyncio.Task[None]) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+def end_with_launcher() -> None:
+    """A worker whose launcher was killed would go on without the embedded Valkey, on a port that no other relay gets."""
+    launcher = multiprocessing.parent_process()
+    ask_for_signal = die_with(launcher.pid) if launcher else None
+    if ask_for_signal:
+        ask_for_signal()
+
+
 def create_app() -> Edge:
     """What each worker of the server runs."""
+    end_with_launcher()
     settings = read_settings()
     set_up_logs(settings.log_format)
     return Relay(settings).app()

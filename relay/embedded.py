@@ -175,7 +175,7 @@ class Keeper:
             arguments,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=die_with_parent(),
+            preexec_fn=die_with(os.getpid()),
             pass_fds=[self.lock],
         )
 
@@ -190,12 +190,11 @@ def find_binary() -> str:
     return str(get_binary_path())
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """What makes the kernel end a child with its parent's thread. Linux alone has that."""
+def die_with(parent: int | None) -> Callable[[], None] | None:
+    """What a child calls to be ended by the kernel with its parent's thread. Linux alone has that."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
 
     def ask_for_signal() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -18,8 +18,8 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -38,10 +38,12 @@ RETRY_MS = (
 DRAIN_RETRY_MS = (500, 5000)
 BUSY_RETRY_MS = (5000, 15_000)
 SLOTS_A_SECOND = 4  # heartbeats go out in this many parts a second
+SPREAD_STEP_S = 0.02
 AGE_JITTER = 0.1  # a stream's longest life is drawn from the last tenth of it
 
 logger = logging.getLogger("relay")
 
+T = TypeVar("T")
 Headers = list[tuple[bytes, bytes]]
 
 HEADERS = [
@@ -471,14 +473,8 @@ class Streams:
     async def drain(self, within_s: float) -> None:
         """Ends all streams, spread over the time: so that clients come back spread, and since the server has been seen to
         crash when many end in one moment."""
-        self.draining = True
-        readers = [reader for slot in self._slots for reader in slot]
-        random.shuffle(readers)
-        part = max(1, math.ceil(len(readers) * 0.02 / max(within_s, 0.02)))
-        for begin in range(0, len(readers), part):
-            for reader in readers[begin : begin + part]:
-                self.end(reader, "drain")
-            await asyncio.sleep(0.02)
+        async for reader in spread([reader for slot in self._slots for reader in slot], within_s):
+            self.end(reader, "drain")
 
     # The clock
 
@@ -530,6 +526,16 @@ class Streams:
         hub_ms = max(self.hub.rings[shard].place.ms for shard in audience.by_shard)
         quiet_ms = int(time.time() * 1000) - known_ms
         return hub_ms > known_ms and quiet_ms > self.log.retention.retention_ms / 4
+
+
+async def spread(items: list[T], within_s: float) -> AsyncIterator[T]:
+    """In random order, evenly over the time."""
+    random.shuffle(items)
+    part = max(1, math.ceil(len(items) * SPREAD_STEP_S / max(within_s, SPREAD_STEP_S)))
+    for begin in range(0, len(items), part):
+        for item in items[begin : begin + part]:
+            yield item
+        await asyncio.sleep(SPREAD_STEP_S)
 
 
 def bye(reason: str, cursor: str = "") -> bytes:

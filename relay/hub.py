@@ -385,9 +385,7 @@ class Hub:
         self._step(ring)
         for reader in behind:
             self.catch_up(reader)
-        for events in self._waiting.values():
-            for waiting in events:
-                waiting.set()
+        self.wake()
 
     def _step(self, ring: Ring) -> None:
         ring.step += 1
@@ -402,6 +400,12 @@ class Hub:
         for topic in topics:
             self._waiting.setdefault(topic, set()).add(waiting)
         return waiting
+
+    def wake(self) -> None:
+        """Lets all who wait look again."""
+        for events in self._waiting.values():
+            for waiting in events:
+                waiting.set()
 
     def unwatch(self, topics: Iterable[str], waiting: asyncio.Event) -> None:
         for topic in topics:
