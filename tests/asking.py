@@ -1,9 +1,10 @@
 """Plain requests, one after the other, and what every answer must have."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, Self
 
 import httpx
 
@@ -25,7 +26,13 @@ class Asker:
     """A client of one relay. Paths go over the wire as they are given, and every answer is looked at."""
 
     def __init__(self, url: str) -> None:
-        self.client = httpx.Client(base_url=url, timeout=LIMIT_S, trust_env=False)
+        self.client = httpx.Client(base_url=url, timeout=LIMIT_S, trust_env=False, verify=False)  # without TLS, so without its roots
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
 
     def ask(self, method: str, target: str, *, headers: Any = AUTH, content: Any = None) -> httpx.Response:
         answer = self.client.request(method, "/", headers=headers, content=content, extensions={"target": target.encode()})
@@ -35,10 +42,10 @@ class Asker:
     def get(self, target: str, *, headers: Any = AUTH) -> httpx.Response:
         return self.ask("GET", target, headers=headers)
 
-    def post(self, target: str, value: Any, *, headers: Any = {}) -> httpx.Response:
+    def post(self, target: str, value: Any, *, headers: Any = JSON) -> httpx.Response:
         """`value` is JSON's, or bytes that go as they are."""
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
-        return self.ask("POST", target, headers={**AUTH, **JSON, **headers}, content=content)
+        return self.ask("POST", target, headers={**AUTH, **headers}, content=content)
 
     def publish(self, topic: str, *values: Any) -> list[str]:
         """Their ids."""
@@ -62,7 +69,41 @@ class Asker:
         with self.client.stream("GET", "/", headers=headers, extensions={"target": target.encode()}) as answer:
             assert answer.status_code == 200, answer.read()
             check(answer)
-            yield Live(answer)
+            stream = Live(answer)  # in a name, since the connection ends with it
+            yield stream
+
+
+class Server(Protocol):
+    """A process with an address of its own."""
+
+    @property
+    def url(self) -> str: ...
+    def start(self) -> object: ...
+    def kill(self) -> None: ...
+
+
+@contextmanager
+def asking(server: Server) -> Iterator[Asker]:
+    """Starts a server and asks it. Both end with the context."""
+    try:
+        server.start()
+        with Asker(server.url) as asker:
+            yield asker
+    finally:
+        server.kill()
+
+
+def start_poll(asker: Asker, target: str) -> tuple[threading.Thread, list[Any]]:
+    """A poll on a connection of its own, and where its page will be when the thread has ended."""
+    found: list[Any] = []
+
+    def ask() -> None:
+        with Asker(str(asker.client.base_url)) as own:
+            found.append(own.page(target))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread, found
 
 
 class Live:
@@ -106,7 +147,7 @@ def check(answer: httpx.Response) -> None:
 
 def check_problem(answer: httpx.Response, status: int, code: str, *, index: int | None = None) -> dict[str, Any]:
     """RFC 9457, with our `code`, a way out, and nothing of our insides."""
-    assert answer.status_code == status, answer.text
+    assert answer.status_code == status, answer.text[:500]
     assert answer.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = answer.json()
     assert set(problem) - {"index"} == {"title", "status", "code", "detail"}
@@ -120,3 +161,10 @@ def check_problem(answer: httpx.Response, status: int, code: str, *, index: int 
         assert int(answer.headers["retry-after"]) >= 1
     assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
     return problem
+
+
+def check_bye(stream: Live, bye: Block) -> None:
+    """The last block of a stream: why it ends, and when to come back, which `retry` says too."""
+    assert set(bye.json()) == {"reason", "reconnect_ms"}
+    assert stream.parser.retry_ms == bye.json()["reconnect_ms"]
+    assert 500 <= bye.json()["reconnect_ms"] <= 15_000

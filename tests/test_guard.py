@@ -10,6 +10,7 @@ from relay.auth import NOBODY, Verifier, parse_secret
 from relay.errors import Forbidden, NotSubscribed, Problem, Unauthorized
 from relay.guard import Guard
 from relay.topic import Patterns
+from tests.servers import wait_for
 
 SECRET = "a-secret-of-these-tests-0123456789-0123456789"
 HOST = "relay.example:8080"
@@ -99,6 +100,35 @@ def test_two_tokens_in_the_query_are_malformed() -> None:
     with pytest.raises(Problem) as caught:
         guard().identify(request(query=f"token={A}&token={A}"))
     assert caught.value.status == 400
+
+
+# Tokens that were checked before are remembered
+
+
+def test_a_remembered_token_ends_when_it_ends() -> None:
+    """Its leeway leaves it two seconds at most."""
+    one = guard()
+    scope = request(authorization=f"Bearer {token(exp=int(time.time()) - 28)}")
+
+    def has_ended() -> bool:
+        try:
+            return one.identify(scope).sub != "ada"
+        except Unauthorized as problem:
+            return problem.code == "token_expired"
+
+    assert not has_ended()
+    wait_for("the token has ended", has_ended)
+
+
+def test_no_token_is_taken_for_another_and_few_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.guard.VERIFIED_MAX", 2)
+    one = guard()
+    for _ in range(2):
+        for text, sub in ((A, "a"), (B, "b"), (C, "c"), (D, "d")):
+            assert one.identify(request(authorization=f"Bearer {text}")).sub == sub
+            with pytest.raises(Unauthorized):
+                one.identify(request(authorization=f"Bearer {text}x"))
+    assert len(one._verified) == 2
 
 
 # Decisions, in the order 401, 402, 403
@@ -219,6 +249,7 @@ def test_allowed_origins_are_exact_and_take_the_place_of_the_default() -> None:
         "null",
     ):
         assert not strict.allows_origin(request(origin=origin))
+    assert not guard(origins=["null"]).allows_origin(request(origin="null"))  # any sandboxed page has that one
 
 
 def test_an_allowed_origin_is_named_and_a_refused_one_is_not() -> None:

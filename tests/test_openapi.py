@@ -294,6 +294,8 @@ ANSWERS = [
 # Answers that take more than one request, or another relay: the tests below.
 OTHERWISE = {
     ("publish", 200),
+    ("publish", 408),
+    ("publishBatch", 408),
     ("pollTopic", 304),
     ("poll", 304),
     ("pollTopic", 429),

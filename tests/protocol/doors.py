@@ -7,7 +7,7 @@ published.
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,7 +19,8 @@ from tests.protocol.cases import Ask, Read
 from tests.protocol.world import Scene
 from tests.streams import Block, Stream, open_stream
 
-WAIT_S = "10"  # until something comes that must come
+WAIT_S = "25"  # until something comes that must come
+LIMIT_S = 10  # less than that, so that an answer which only the end of the wait brings is too late
 NOTHING_S = "0.05"  # where nothing may come
 # The ways to send a position in a page's query; EventSource's own header is taken too.
 POSITION_NAMES = ("cursor", "last_event_id", "lastEventId", "lastEventID", "Last-Event-ID")
@@ -36,6 +37,8 @@ class Got:
 
 @dataclass
 class Client:
+    """What a client keeps between two connections, and how it takes what it is sent."""
+
     scene: Scene
     ask: Ask = field(default_factory=Ask)
     cursor: str = ""
@@ -76,7 +79,8 @@ class Client:
             self.numbers[letter] = first_n - 1
         if gap["oldest"] is not None:
             assert self.scene.by_id[gap["oldest"]].n == first_n
-        assert got.gaps.setdefault(letter, (lost, first_n)) == (lost, first_n)
+        assert letter not in got.gaps
+        got.gaps[letter] = lost, first_n
 
     def takes(self, id: str, name: str, data: Any, got: Got) -> None:
         record = self.scene.by_id.get(id)
@@ -122,6 +126,10 @@ class Door(Protocol):
         """What a client is told if it reads on; it reads until it has as much as it expects, or can't be told more."""
         ...
 
+    async def read_some(self, client: Client, expected: Read) -> Got:
+        """One answer with so much, and no more."""
+        ...
+
     async def lose_answer(self, client: Client) -> None: ...
 
     async def sync(self, client: Client) -> None: ...
@@ -139,6 +147,12 @@ class Streaming:
 
     async def read(self, client: Client, expected: Read) -> Got:
         return await self.take(client, expected, len(expected.events.split()) - len(client.glimpsed))
+
+    async def read_some(self, client: Client, expected: Read) -> Got:
+        await self.cut()
+        got = await self.read(client, expected)
+        await self.cut()
+        return got
 
     async def take(self, client: Client, expected: Read, events: int) -> Got:
         got = Got()
@@ -198,11 +212,21 @@ class Polling:
 
     async def read(self, client: Client, expected: Read) -> Got:
         got = Got()
-        while self._turn(client, await self._ask(client), got):
+        while self._take(client, await self._ask(client), got):
             pass
         return got
 
-    def _turn(self, client: Client, page: dict[str, Any], got: Got) -> bool:
+    async def read_some(self, client: Client, expected: Read) -> Got:
+        await self.cut()
+        return await self.page(client)
+
+    async def page(self, client: Client, **query: str) -> Got:
+        """One page, whether or not there are more."""
+        got = Got()
+        self._take(client, await self._ask(client, **query), got)
+        return got
+
+    def _take(self, client: Client, page: dict[str, Any], got: Got) -> bool:
         """Takes a page. Whether there is more."""
         assert page.keys() == {"events", "cursor", "more", "poll_after_ms", "resume", "gap"}
         assert len(page["events"]) <= client.ask.limit
@@ -213,9 +237,10 @@ class Polling:
         else:
             assert page["resume"] == ("gap" if gaps else "exact")
         for gap in gaps if isinstance(gaps, list) else [gaps]:
-            # Told again, since the page before ended in front of it.
-            again = client.scene.letter(gap["topic"]) in got.gaps
-            if not again:
+            letter = client.scene.letter(gap["topic"])
+            if letter in got.gaps:  # told again, since the page before ended in front of it
+                assert got.gaps[letter] == (gap["lost"], gap["first_n"])
+            else:
                 client.misses(gap, got)
         for item in page["events"]:
             client.takes_item(item, got)
@@ -261,15 +286,16 @@ class LongPolling(Polling):
     async def read(self, client: Client, expected: Read) -> Got:
         got = Got()
         events = len(expected.events.split()) - len(client.glimpsed)
-        if expected == Read() or not self._told_of_resets and expected.resume == "reset":
+        if expected == Read() or (expected.resume == "reset" and not self._told_of_resets):
             await self.cut()
         if self._next is None:
-            page = await self._ask(client, wait=WAIT_S if events or expected.gaps else NOTHING_S)
+            async with asyncio.timeout(LIMIT_S):
+                page = await self._ask(client, wait=WAIT_S if events or expected.gaps else NOTHING_S)
         else:
             page = await self._waited(client)
-        while self._turn(client, page, got) or len(got.labels) < events:
-            page = await self._ask(client, wait=WAIT_S)
-            assert page["events"] or page["more"], f"after {got} came nothing more"
+        while self._take(client, page, got) or len(got.labels) < events:
+            async with asyncio.timeout(LIMIT_S):
+                page = await self._ask(client, wait=WAIT_S)
         await self._start_next(client)
         return got
 
@@ -277,14 +303,15 @@ class LongPolling(Polling):
         assert self._next
         waited, self._next = self._next, None
         try:
-            return await waited
+            async with asyncio.timeout(LIMIT_S):
+                return await waited
         except httpx.TransportError:  # the server was killed
             return await self._ask(client, wait=WAIT_S)
 
     async def _start_next(self, client: Client) -> None:
         """Asks, and goes on when the poll waits at the server."""
         self._next = asyncio.create_task(self._ask(client, wait=WAIT_S))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_S):
             while not await client.scene.waits(self.url):
                 assert not self._next.done(), f"a poll was answered although nothing came: {self._next}"
 
@@ -296,16 +323,21 @@ class LongPolling(Polling):
 
 
 class Mixed:
-    """A client that changes the way at every read, with the cursor of the one before."""
+    """A client that changes the way at every read, with the cursor of the one before. It begins with the `first` one."""
 
-    def __init__(self, doors: Iterator[Door]) -> None:
-        self._doors = doors
-        self._door = next(doors)
+    def __init__(self, doors: Sequence[Door], first: int) -> None:
+        self._doors = itertools.islice(itertools.cycle(doors), first % len(doors), None)
+        self._door = doors[0]
 
     async def read(self, client: Client, expected: Read) -> Got:
         await self._door.cut()
         self._door = next(self._doors)
         return await self._door.read(client, expected)
+
+    async def read_some(self, client: Client, expected: Read) -> Got:
+        await self._door.cut()
+        self._door = next(self._doors)
+        return await self._door.read_some(client, expected)
 
     async def lose_answer(self, client: Client) -> None:
         await self._door.lose_answer(client)

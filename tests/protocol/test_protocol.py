@@ -1,7 +1,6 @@
 """Every case over every way to read."""
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -12,47 +11,36 @@ from tests.protocol.world import Scene, World
 
 pytestmark = pytest.mark.anyio
 
-
-Way = Callable[[World, int], Door]
-
-
-def in_turn(*ways: Way) -> Way:
-    """One read by each way, and so on."""
-
-    def mixed(world: World, turn: int) -> Door:
-        begin = turn % len(ways)
-        doors = [way(world, turn) for way in ways[begin:] + ways[:begin]]
-        return Mixed(itertools.cycle(doors))
-
-    return mixed
-
-
-WAYS: dict[str, Way] = {
-    "stream": lambda world, _: Streaming(world.first.url),
-    "poll": lambda world, _: Polling(world.first.url),
-    "long poll": lambda world, _: LongPolling(world.first.url, told_of_resets=True),
-    "waiting function": lambda world, _: LongPolling(world.function.url, told_of_resets=False),
-    "function": in_turn(
-        lambda world, _: Polling(world.function.url),
-        lambda world, _: LongPolling(world.function.url, told_of_resets=False),
-    ),
-    "mix": in_turn(
-        lambda world, _: Streaming(world.first.url),
-        lambda world, _: Polling(world.function.url),
-        lambda world, _: LongPolling(world.second.url, told_of_resets=True),
-        lambda world, _: Streaming(world.second.url),
-        lambda world, _: Polling(world.first.url),
-        lambda world, _: LongPolling(world.function.url, told_of_resets=False),
-    ),
+# Several doors are a client that changes the way at every read.
+WAYS: dict[str, Callable[[World], list[Door]]] = {
+    "stream": lambda world: [Streaming(world.first.url)],
+    "poll": lambda world: [Polling(world.first.url)],
+    "long poll": lambda world: [LongPolling(world.first.url, told_of_resets=True)],
+    "function": lambda world: [LongPolling(world.function.url, told_of_resets=False)],
+    "mix": lambda world: [
+        Streaming(world.first.url),
+        Polling(world.function.url),
+        LongPolling(world.second.url, told_of_resets=True),
+        Streaming(world.second.url),
+        Polling(world.first.url),
+        LongPolling(world.function.url, told_of_resets=False),
+    ],
 }
-# To no single way the number of shards makes a difference but to these.
-WAYS_OVER_SHARDS = ("stream", "mix")
+
+
+def ways_of(case: Case, shards: int) -> Iterable[str]:
+    """All of them; over several shards, if the case isn't about those, only the mix."""
+    if case.ways:
+        return case.ways
+    return WAYS if shards == case.shards[0] else ["mix"]
+
+
 RUNS = [
     pytest.param(shards, case, way, turn, id=f"{case.name}-{shards}-{way}")
     for shards in (1, 3)
     for turn, case in enumerate(CASES)
     if shards in case.shards
-    for way in case.ways or (WAYS if shards == 1 else WAYS_OVER_SHARDS)
+    for way in ways_of(case, shards)
 ]
 
 
@@ -61,7 +49,8 @@ async def test_a_client_gets_each_retained_event_once_and_in_order_and_is_told_o
     scenes: Callable[[int], Scene], shards: int, case: Case, way: str, turn: int
 ) -> None:
     scene = scenes(shards)
-    door = WAYS[way](scene.world, turn)
+    doors = WAYS[way](scene.world)
+    door = Mixed(doors, turn) if len(doors) > 1 else doors[0]
     try:
         await play(case, Client(scene), door)
     finally:
@@ -96,6 +85,9 @@ async def act(step: Step, client: Client, door: Door) -> None:
             got = await door.read(client, step)
             got.labels[:0], client.glimpsed = client.glimpsed, []
             compare(got, step, scene)
+        case cases.ReadSome(labels, resume, gaps):
+            expected = Read(labels, resume, gaps)
+            compare(await door.read_some(client, expected), expected, scene)
         case cases.Glimpse(resume, gaps, events):
             await door.cut()
             stream = Streaming(scene.world.first.url)

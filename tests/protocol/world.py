@@ -6,10 +6,11 @@ import secrets
 import signal
 import subprocess
 import sys
+from collections.abc import Awaitable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -110,10 +111,11 @@ class Scene:
     def topic(self, letter: str) -> str:
         """Letters go round the shards: A is in the first one, B in the second."""
         if letter not in self.topics:
-            shard = (ord(letter) - ord("A")) % self.world.shards
-            names = (f"tests/{letter}/{secrets.token_hex(6)}" for _ in range(1000))
-            self.topics[letter] = next(name for name in names if shard_of(name, self.world.shards) == shard)
+            self.topics[letter] = new_topic(letter, (ord(letter) - ord("A")) % self.world.shards, self.world.shards)
         return self.topics[letter]
+
+    def shard(self, letter: str) -> int:
+        return shard_of(self.topic(letter), self.world.shards)
 
     def letter(self, topic: str) -> str:
         return next(letter for letter, name in self.topics.items() if name == topic)
@@ -127,7 +129,7 @@ class Scene:
 
     async def publish(self, relay: Relay, events: str, key: str | None = None, duplicate: bool = False) -> None:
         items: list[dict[str, Any]] = []
-        labels = []
+        labels: list[str] = []
         for event in events.split():
             letter, _, name = event.partition(":")
             number = len(self.records.setdefault(letter, [])) + 1 + sum(label[0] == letter for label in labels)
@@ -166,39 +168,35 @@ class Scene:
         return [answer.json()]
 
     async def trim(self, letter: str, keep: int) -> None:
-        topic = self.topic(letter)
-        await self.valkey.xtrim(f"{{relay:{shard_of(topic, self.world.shards)}}}:topic:{topic}", maxlen=keep, approximate=False)
+        key = f"{{relay:{self.shard(letter)}}}:topic:{self.topic(letter)}"
+        await self.valkey.xtrim(key, maxlen=keep, approximate=False)
         await self.drop_rings()
 
     async def drop_rings(self) -> None:
         """A count that is left out looks to a tail like an entry that was trimmed before it was read."""
         before = [await self._restarts(relay) for relay in self.world.relays()]
         for shard in range(self.world.shards):
-            await self.valkey.hincrby(f"{{relay:{shard}}}:shard", "s", 1)
+            await cast(Awaitable[int], self.valkey.hincrby(f"{{relay:{shard}}}:shard", "s", 1))
         await self._fill(range(self.world.shards))
         await self._restarted(before, self.world.shards)
 
     async def flush(self, letter: str, quiet: bool) -> None:
         before = [await self._restarts(relay) for relay in self.world.relays()]
-        lost = [shard_of(self.topic(letter), self.world.shards)] if letter else list(range(self.world.shards))
+        lost = [self.shard(letter)] if letter else list(range(self.world.shards))
         if letter:
             keys = [key async for key in self.valkey.scan_iter(f"{{relay:{lost[0]}}}:*", count=1000)]
             await self.valkey.delete(*keys)
         else:
             await self.valkey.flushall()
-        self.by_id = {id: record for id, record in self.by_id.items() if letter and self.letter_shard(record.label[0]) != lost[0]}
+        self.by_id = {id: record for id, record in self.by_id.items() if self.shard(record.label[0]) not in lost}
         self.by_key.clear()
         if not quiet:
             await self._fill(lost)
         await self._restarted(before, len(lost))
 
-    def letter_shard(self, letter: str) -> int:
-        return shard_of(self.topic(letter), self.world.shards)
-
-    async def _fill(self, shards: Any) -> None:
+    async def _fill(self, shards: Iterable[int]) -> None:
         """An event in each of these shards that is of no topic of the case."""
-        names = [name for name in (f"tests/filler/{secrets.token_hex(6)}" for _ in range(1000))]
-        topics = [next(name for name in names if shard_of(name, self.world.shards) == shard) for shard in shards]
+        topics = [new_topic("filler", shard, self.world.shards) for shard in shards]
         await self._post(self.world.first, [{"topic": topic, "event": "filler", "data": None} for topic in topics], None)
 
     # What the servers say of themselves
@@ -217,12 +215,19 @@ class Scene:
                     pass
 
     async def waits(self, url: str) -> bool:
-        """Whether somebody waits for something to come at this server. (No other test uses it.)"""
+        """Whether somebody waits at this server for something to come."""
         relay = next((relay for relay in self.world.relays() if relay.url == url), None)
         if relay:
             return int((await self.status(relay))["waiting_polls"]) > 0
         # The tails block on the journals, and a waiting poll of the function on streams of topics.
         return int((await self.valkey.info("clients"))["total_blocking_keys"]) > self.world.shards
+
+
+def new_topic(kind: str, shard: int, shards: int) -> str:
+    while True:
+        topic = f"tests/{kind}/{secrets.token_hex(6)}"
+        if shard_of(topic, shards) == shard:
+            return topic
 
 
 def open_http() -> httpx.AsyncClient:

@@ -17,6 +17,7 @@ isn't judged, since a reset must follow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 
 from . import model
 from .model import EARLIEST, OLD_MS, Ask, Bye, Cursor, Env, Event, Frame, Gap, Hello, Page, Place, Process, Shard, Stream, Sync
@@ -38,6 +39,13 @@ class Promise:
         self.gaps_due = 0  # before the next event
         self.told: set[Gap] = set()  # on this connection
         self.connected()
+
+    def copy(self) -> Promise:
+        """The same client's, if it goes on twice from here."""
+        other = copy(self)
+        other.at, other.seen = self.at.copy(), self.seen.copy()
+        other.excused, other.told, other.before_newest = self.excused.copy(), self.told.copy(), self.before_newest.copy()
+        return other
 
     # What the client does
 

@@ -1,0 +1,135 @@
+"""How a relay is: for people, for balancers, for Prometheus; and who sees what of it."""
+
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import relay as relay_package
+from tests.asking import AUTH, Asker, asking, bearer, check_problem
+from tests.servers import Relay, Valkey, topic
+
+METRICS_TOKEN = "a-token-of-prometheus"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Asker]:
+    """A relay of two workers whose metrics ask for a token."""
+    env = {"RELAY_METRICS_TOKEN": METRICS_TOKEN, "RELAY_WORKERS": "2"}
+    with asking(Relay(tmp_path_factory.mktemp("guarded"), valkey.url, env)) as asker:
+        yield asker
+
+
+@pytest.mark.parametrize(("path", "expected"), [("/healthz", {"status": "alive"}), ("/readyz", {"status": "ready", "valkey": "here"})])
+def test_a_relay_is_alive_and_ready_and_says_so_to_anybody(asker: Asker, path: str, expected: dict[str, str]) -> None:
+    answer = asker.get(path, headers={})
+    assert (answer.status_code, answer.json()) == (200, expected)
+    assert answer.headers["cache-control"] == "no-store"
+
+
+# Status
+
+INSIDES = ("host", "pid", "valkey_server", "busiest_topics", "source", "sources", "fingerprint", "shards", "retention")
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, AUTH, bearer(admin=["revoke"]), bearer(admin=["status "])], ids=["nobody", "a reader", "revoke", "nearly"]
+)
+def test_without_its_grant_the_status_shows_totals_alone(asker: Asker, headers: dict[str, str]) -> None:
+    own = topic()
+    with asker.live(f"/stream/{own}/v1/live", headers=bearer("the-subject")) as stream:
+        stream.next()
+        answer = asker.get("/stream/status", headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "no-store"
+    status = answer.json()
+    assert status["version"] == relay_package.__version__
+    assert status["connections"] >= 1
+    assert status["valkey"] == "here"
+    assert not set(INSIDES) & set(status)
+    assert own not in answer.text
+    assert "the-subject" not in answer.text
+
+
+def test_with_its_grant_the_status_shows_topics_and_hosts(asker: Asker) -> None:
+    own = topic()
+    with asker.live(f"/stream/{own}/v1/live", headers=bearer("the-subject")) as stream:
+        stream.next()
+        status = asker.page("/stream/status", headers=bearer(admin=["status"]))
+        assert {"topic": own, "connections": 1} in status["busiest_topics"]
+    assert {"host", "pid", "valkey_server", "retention", "shards"} <= set(status)
+    assert status["valkey_server"]["maxmemory_policy"] == "noeviction"
+
+
+def test_the_status_refuses_what_any_door_refuses(asker: Asker) -> None:
+    check_problem(asker.get("/stream/status", headers={"authorization": "Bearer x"}), 401, "bad_token")
+    check_problem(asker.get("/stream/status", headers=bearer(ttl_s=-60, admin=["status"])), 401, "token_expired")
+    check_problem(asker.get("/stream/status", headers={"origin": "https://evil.example"}), 403, "origin_refused")
+
+
+def test_the_status_counts_what_is_open(asker: Asker) -> None:
+    own = topic()
+    before = asker.page("/stream/status")
+    with asker.live(f"/stream/{own}/v1/live") as stream:
+        stream.next()
+        asker.publish(own, 1)
+        stream.next()
+        during = asker.page("/stream/status")
+    assert during["events"] > before["events"]
+    assert during["deliveries"] > before["deliveries"]
+    assert during["tail"]["connected"] is True
+
+
+# Metrics
+
+
+def test_metrics_are_what_prometheus_reads(asker: Asker) -> None:
+    own = topic()
+    asker.publish(own, 1)
+    asker.page(f"/stream/{own}/v1/poll?cursor=earliest")
+    answer = asker.get("/metrics", headers={})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.headers["cache-control"] == "no-store"
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    assert {"relay_connections", "relay_published", "relay_polls", "relay_publish_to_socket_seconds", "relay_log_up"} <= set(families)
+    published = {sample.labels["outcome"]: sample.value for sample in families["relay_published"].samples}
+    assert published["new"] >= 1
+
+
+def test_no_label_comes_from_outside(asker: Asker) -> None:
+    own = topic()
+    asker.post(f"/stream/{own}", {"event": "an-event-name-of-a-test", "data": "some-data-of-a-test"}, headers=bearer("a-subject-of-a-test"))
+    text = asker.get("/metrics", headers={}).text
+    for foreign in (own, own.split("/")[2], "an-event-name-of-a-test", "some-data-of-a-test", "a-subject-of-a-test"):
+        assert foreign not in text
+
+
+def test_metrics_can_be_guarded(guarded: Asker) -> None:
+    check_problem(guarded.get("/metrics", headers={}), 401, "no_token")
+    for wrong in (f"Bearer {METRICS_TOKEN}x", METRICS_TOKEN, "Bearer é", f"Bearer {METRICS_TOKEN[:-1]}", *AUTH.values()):
+        answer = guarded.get("/metrics", headers={"authorization": wrong.encode()})
+        check_problem(answer, 401, answer.json()["code"])
+    assert guarded.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"}).status_code == 200
+    assert guarded.get("/healthz", headers={}).status_code == 200
+    assert guarded.get("/readyz", headers={}).status_code == 200
+
+
+def test_metrics_sum_up_the_workers(guarded: Asker) -> None:
+    own = topic()
+    one = {"topic": own, "data": 1}
+    for _ in range(8):  # over connections of their own, which either worker takes
+        with Asker(str(guarded.client.base_url)) as asker:
+            assert asker.post("/stream/publish", [one] * 10).status_code == 200
+    text = guarded.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"}).text
+    assert 'relay_published_total{outcome="new"} 80.0' in text.splitlines()
+
+
+# The description
+
+
+def test_the_description_is_json_without_a_page(asker: Asker) -> None:
+    answer = asker.get("/schema/openapi.json", headers={})
+    assert answer.status_code == 200
+    assert "json" in answer.headers["content-type"]
+    assert answer.json()["openapi"].startswith("3.")

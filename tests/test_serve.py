@@ -1,0 +1,169 @@
+"""`relay serve` as a process: how it ends, and that a second one in its place is refused."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.asking import Asker, asking, check_bye, check_problem, start_poll
+from tests.servers import STOP_S, Relay, Valkey, free_port, topic, wait_for, wait_until_listening
+
+SERVE = [sys.executable, "-m", "relay", "serve"]
+
+
+def run(*arguments: str, env: dict[str, str], limit_s: float = STOP_S) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "relay", *arguments], env=env, capture_output=True, text=True, timeout=limit_s, check=False
+    )
+
+
+@pytest.mark.parametrize(("number", "log_format"), [(signal.SIGTERM, "text"), (signal.SIGINT, "json")])
+def test_a_relay_that_is_stopped_says_bye_with_each_streams_place(
+    tmp_path: Path, valkey: Valkey, number: signal.Signals, log_format: str
+) -> None:
+    relay = Relay(tmp_path, valkey.url, {"RELAY_DRAIN_SECONDS": "0.2", "RELAY_LOG_FORMAT": log_format})
+    own = topic()
+    with asking(relay) as asker:
+        with asker.live(f"/stream/{own}/v1/live") as one, asker.live(f"/stream/v1/live?topic={own}&topic={topic()}") as several:
+            hellos = [stream.next() for stream in (one, several)]
+            (id,) = asker.publish(own, 1)
+            events = [stream.next() for stream in (one, several)]
+            assert relay.process
+            relay.process.send_signal(number)
+            for stream, hello, event in zip((one, several), hellos, events, strict=True):
+                (bye,) = stream.rest()
+                assert (bye.name, bye.json()["reason"]) == ("bye", "drain")
+                assert bye.last_event_id == event.last_event_id != hello.last_event_id
+                check_bye(stream, bye)
+        assert events[0].last_event_id == id
+        assert relay.process.wait(STOP_S) == 0
+    assert "Traceback" not in relay.log()
+    lines = relay.log().splitlines()
+    if log_format == "json":
+        assert {json.loads(line)["service"] for line in lines} == {"STREAM"}
+    else:
+        assert [line for line in lines if not line.startswith("[STREAM")] == []
+
+
+def test_a_poll_that_waits_is_answered_when_the_relay_stops(tmp_path: Path, valkey: Valkey) -> None:
+    relay = Relay(tmp_path, valkey.url)
+    own = topic()
+    with asking(relay) as asker:
+        (id,) = asker.publish(own, 1)
+        poll, found = start_poll(asker, f"/stream/{own}/v1/poll?cursor={id}&wait=25")
+        wait_for("it waits", lambda: asker.page("/stream/status")["waiting_polls"])
+        assert relay.stop() == 0
+        poll.join(STOP_S)
+        (page,) = found
+        assert (page["events"], page["resume"], page["cursor"]) == ([], "exact", id)
+    assert "Traceback" not in relay.log()
+
+
+def test_without_streams_a_relay_ends_at_once(tmp_path: Path, valkey: Valkey) -> None:
+    relay = Relay(tmp_path, valkey.url, {"RELAY_DRAIN_SECONDS": "600"}).start()
+    assert relay.stop() == 0
+    assert "Traceback" not in relay.log()
+
+
+# Starting
+
+
+def test_a_second_relay_on_the_same_port_is_refused(relay: Relay, tmp_path: Path) -> None:
+    second = Relay(tmp_path, relay.valkey_url, port=relay.port)
+    result = run("serve", env=second.environ())
+    assert result.returncode == 2
+    assert f"127.0.0.1:{relay.port}" in result.stderr
+    assert "RELAY_PORT" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_port_that_is_taken_by_something_else_is_told(tmp_path: Path, valkey: Valkey) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = run("serve", env=Relay(tmp_path, valkey.url, port=taken.getsockname()[1]).environ())
+    assert result.returncode == 2
+    assert "RELAY_PORT" in result.stderr
+
+
+def test_a_second_relay_on_the_same_data_is_refused(tmp_path: Path) -> None:
+    """Both with a Valkey of their own in one directory; the first one's events outlive it."""
+    first = Relay(tmp_path)
+    own = topic()
+    with asking(first) as asker:
+        asker.publish(own, 1)
+        result = run("serve", env={**first.environ(), "RELAY_PORT": str(free_port())})
+        assert result.returncode == 2
+        assert "RELAY_DATA_DIR" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert first.stop() == 0
+        first.start()
+        assert asker.log(own) == [1]
+        assert first.stop() == 0
+    assert "Traceback" not in first.log()
+
+
+def test_another_number_of_shards_is_refused(tmp_path: Path, valkey: Valkey) -> None:
+    result = run("serve", env={**Relay(tmp_path, valkey.url).environ(), "RELAY_SHARDS": "2"})
+    assert result.returncode == 2
+    assert "RELAY_SHARDS=1" in result.stderr
+
+
+def test_mistakes_in_settings_are_each_told_and_end_it(tmp_path: Path) -> None:
+    env = {**Relay(tmp_path).environ(), "RELAY_JWT_SECRET": "short-secret", "RELAY_WORKERS": "none", "RELAY_WORKER": "1"}
+    result = run("serve", env=env)
+    assert result.returncode == 2
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("relay: RELAY_") for line in lines)
+    assert "short-secret" not in result.stderr
+
+
+def test_a_misspelt_setting_is_told_of_at_the_start(tmp_path: Path, valkey: Valkey) -> None:
+    relay = Relay(tmp_path, valkey.url, {"RELAY_RETENTION_SECOND": "5", "RELAY_PORT": ""})
+    env = {name: value for name, value in relay.environ().items() if name != "RELAY_PORT"}
+    process = subprocess.Popen(
+        SERVE,
+        env={**env, "PORT": str(relay.port)},  # as platforms say it
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert process.stderr
+        lines = [process.stderr.readline().decode() for _ in range(2)]
+        assert any("RELAY_RETENTION_SECOND is no setting" in line and "RELAY_RETENTION_SECONDS" in line for line in lines)
+        assert any(f"http://127.0.0.1:{relay.port}" in line for line in lines)
+        wait_until_listening(relay.port, process)
+    finally:
+        process.terminate()
+        process.communicate(timeout=STOP_S)
+    assert process.returncode == 0
+
+
+def test_a_relay_whose_log_is_away_starts_and_waits_for_it(tmp_path: Path) -> None:
+    valkey = Valkey(tmp_path / "valkey")
+    relay = Relay(tmp_path / "relay", valkey.url)
+    relay.directory.mkdir()
+    with relay.log_path.open("wb") as log:
+        relay.process = subprocess.Popen(SERVE, env=relay.environ(), stdout=log, stderr=log, start_new_session=True)
+    wait_until_listening(relay.port, relay.process)
+    try:
+        with Asker(relay.url) as asker:
+            assert asker.get("/readyz").json() == {"status": "ready", "valkey": "away"}
+            with asker.live(f"/stream/{topic()}/v1/live") as stream:
+                (bye,) = stream.rest()
+                assert bye.json()["reason"] == "unavailable"
+            check_problem(asker.get(f"/stream/{topic()}/v1/poll"), 503, "unavailable")
+            valkey.start()
+            wait_for("the log is here", relay.is_ready)
+            assert asker.publish(topic(), 1)
+        assert relay.stop() == 0
+        assert "Traceback" not in relay.log()
+    finally:
+        relay.kill()
+        valkey.kill()
