@@ -15,7 +15,7 @@ import relay
 from fallback.poll import Wait, poll_handlers
 from relay.admission import Admission
 from relay.answers import answer_error
-from relay.connections import hang_up, limit_sends
+from relay.connections import hang_up, limit_sends, limit_silence
 from relay.cursor import Place
 from relay.edge import Edge, Receive, Send
 from relay.embedded import die_with
@@ -61,7 +61,7 @@ class Relay:
             [
                 *live_handlers(self.guard, self.log),
                 *poll_handlers(self.guard, self.log, self.waiting, self.metrics, self.load),
-                *publish_handlers(self.guard, self.log, self.metrics, settings.max_event_bytes),
+                *publish_handlers(self.guard, self.log, self.metrics, settings.max_event_bytes, settings.request_seconds),
                 *status_handlers(self.guard, self.status, self.metrics, settings.metrics_token, lambda: self.streams.draining),
             ],
             lifespan=[self.lifespan],
@@ -121,6 +121,7 @@ class Relay:
         spare_the_collector()
         restore = on_signals(lambda: loop.call_soon_threadsafe(drain))
         self._start(*(tail.run() for tail in self.tails), self.streams.beat(), self._tick(), self._limit_sends())
+        self._start(limit_silence(self.settings.port, self.settings.request_seconds))
         try:
             yield
         finally:

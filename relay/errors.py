@@ -11,6 +11,7 @@ RelayError
     ├── Forbidden          403   not granted, or a foreign origin
     ├── NotFound           404   no such path or version
     ├── MethodNotAllowed   405   a path that answers other methods
+    ├── TooSlow            408   a body that doesn't come
     ├── TooLarge           413   a body or an event beyond its bound
     ├── WrongMediaType     415   a body that is not JSON by its header
     ├── Unprocessable      422   JSON of the wrong shape, or a key used again for something else
@@ -95,6 +96,10 @@ class NotFound(Problem):
 
 class MethodNotAllowed(Problem):
     status, code, title = 405, "method_not_allowed", "Method not allowed"
+
+
+class TooSlow(Problem):
+    status, code, title = 408, "too_slow", "Too slow"
 
 
 class TooLarge(Problem):

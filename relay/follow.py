@@ -26,19 +26,21 @@ import msgspec
 from relay import framing, sse
 from relay.cursor import EARLIEST, Place, write_cursor
 from relay.errors import LogUnavailable
-from relay.hub import Hub, Reader, Send, body, push
+from relay.event import Event
+from relay.hub import CHUNK_BYTES, Hub, Reader, Send, body, push
 from relay.log import Bounds, Log
 from relay.span import Gap, Span, gap_cursor, judge, lost_all
 
-READ = Bounds(entries=2000, data_bytes=1 << 20)
+READ_ENTRIES = 2000
+READ_TOPICS = 4  # a read takes a chunk's bytes for each topic, up to so many, since the bytes are shared out among them
 RETRY_MS = (
     2000,
     5000,
 )  # a client's pause before it reconnects, drawn for each so that a fleet doesn't come back at once
 DRAIN_RETRY_MS = (500, 5000)
 BUSY_RETRY_MS = (5000, 15_000)
-SLOTS_A_SECOND = 4  # heartbeats go out in this many parts a second
-SPREAD_STEP_S = 0.02
+SLOTS_A_SECOND = 4  # heartbeats go out, and streams that are too old are ended, in this many parts a second
+SPREAD_STEP_S = 0.01  # what is due within it is done at once
 AGE_JITTER = 0.1  # a stream's longest life is drawn from the last tenth of it
 
 logger = logging.getLogger("relay")
@@ -112,7 +114,7 @@ class Streams:
         slots = max(1, math.ceil(pace.heartbeat_s * SLOTS_A_SECOND))
         self._slots: list[set[Reader]] = [set() for _ in range(slots)]
         self._next_slot = 0
-        self._deadlines: dict[int, set[Reader]] = {}
+        self._deadlines: dict[int, set[Reader]] = {}  # by the part of a second, of Unix time
         self.draining = False
         hub.catch_up = self._start_catching_up
 
@@ -151,8 +153,9 @@ class Streams:
             reader.n = start.n
         now = time.time()
         age = self.pace.stream_max_s * random.uniform(1 - AGE_JITTER, 1)
-        reader.deadline_s = int(min(now + age, start.ends_s or math.inf)) + 1
-        self._deadlines.setdefault(reader.deadline_s, set()).add(reader)
+        ends = min(now + age, start.ends_s or math.inf)
+        reader.deadline_tick = max(int(ends * SLOTS_A_SECOND), int(now * SLOTS_A_SECOND) + 1)
+        self._deadlines.setdefault(reader.deadline_tick, set()).add(reader)
         reader.slot = self._next_slot = (self._next_slot + 1) % len(self._slots)
         self._slots[reader.slot].add(reader)
         if not self._begin_live(reader):
@@ -161,11 +164,11 @@ class Streams:
     def _take_down(self, reader: Reader) -> None:
         self.hub.remove(reader)
         self._slots[reader.slot].discard(reader)
-        due = self._deadlines.get(reader.deadline_s)
+        due = self._deadlines.get(reader.deadline_tick)
         if due is not None:
             due.discard(reader)
             if not due:
-                del self._deadlines[reader.deadline_s]
+                del self._deadlines[reader.deadline_tick]
         if reader.catching_up and reader.catching_up is not asyncio.current_task():
             reader.catching_up.cancel()
         reader.handler = None
@@ -270,17 +273,20 @@ class Streams:
             if s is None:
                 continue
             if len(reader.places) == 1:
-                chunk = audience.chunk_after(s, ring)
+                chunk, end = audience.part_after(s, ring)
             else:
                 own = [event for event in ring.after(s) if event.topic in audience.members and audience.wants(event)]
-                chunk = framing.blocks(own, shard, False, reader.places)
+                part = first_bytes(own, CHUNK_BYTES)
+                chunk = framing.blocks(part, shard, False, reader.places)
+                end = ring.place if len(part) == len(own) else part[-1].place
             hello = b"" if reader.greeted else self._hello(reader, "exact")
             if audience.single:
-                reader.n = audience.n if audience.n is not None else self._number(reader, ring.after(s))
-            reader.places[shard] = ring.place
+                known = end == ring.place and audience.n is not None
+                reader.n = audience.n if known else self._number(reader, ring.between(s, end.s))
+            reader.places[shard] = end
             self._move_on(reader)
             if chunk:
-                reader.cursor_ms = ring.place.ms
+                reader.cursor_ms = end.ms
             self._send(reader, hello + chunk)
             return True
         return False
@@ -378,8 +384,12 @@ class Streams:
         n, starts, all_places = reader.n, reader.starts or {}, dict(reader.places or places)
         told = reader.told or {}
         steps = {shard: self.hub.rings[shard].step for shard in places}
+        bounds = Bounds(READ_ENTRIES, CHUNK_BYTES * min(READ_TOPICS, len(audience.topics)))
         reads = await asyncio.gather(
-            *(self.log.read(shard, place, audience.by_shard[shard], READ, newest=newest, starts=starts) for shard, place in places.items())
+            *(
+                self.log.read(shard, place, audience.by_shard[shard], bounds, newest=newest, starts=starts)
+                for shard, place in places.items()
+            )
         )
         if any(read.reset for read in reads):
             return Landing(True, [], {}, None, None, b"", False, {}, None, {})
@@ -481,17 +491,17 @@ class Streams:
     async def beat(self) -> None:
         """Heartbeats and deadlines of all streams, until cancelled."""
         loop = asyncio.get_running_loop()
-        tick, due_s, slot = loop.time(), int(time.time()), 0
+        next_s, due, slot = loop.time(), int(time.time() * SLOTS_A_SECOND), 0
         while True:
-            tick += 1 / SLOTS_A_SECOND
-            await asyncio.sleep(max(0, tick - loop.time()))
+            next_s += 1 / SLOTS_A_SECOND
+            await asyncio.sleep(max(0, next_s - loop.time()))
             slot = (slot + 1) % len(self._slots)
             for reader in list(self._slots[slot]):
                 self._beat(reader)
-            while due_s < int(time.time()):
-                due_s += 1
-                for reader in list(self._deadlines.get(due_s, ())):
-                    expired = reader.token_expires is not None and due_s > reader.token_expires
+            while due < int(time.time() * SLOTS_A_SECOND):
+                due += 1
+                for reader in list(self._deadlines.get(due, ())):
+                    expired = reader.token_expires is not None and due > reader.token_expires * SLOTS_A_SECOND
                     self.end(reader, "expired" if expired else "max_age")
 
     def _beat(self, reader: Reader) -> None:
@@ -531,11 +541,13 @@ class Streams:
 async def spread(items: list[T], within_s: float) -> AsyncIterator[T]:
     """In random order, evenly over the time."""
     random.shuffle(items)
-    part = max(1, math.ceil(len(items) * SPREAD_STEP_S / max(within_s, SPREAD_STEP_S)))
-    for begin in range(0, len(items), part):
-        for item in items[begin : begin + part]:
-            yield item
-        await asyncio.sleep(SPREAD_STEP_S)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for index, item in enumerate(items):
+        early_s = began + within_s * index / len(items) - loop.time()
+        if early_s > SPREAD_STEP_S:
+            await asyncio.sleep(early_s)
+        yield item
 
 
 def bye(reason: str, cursor: str = "") -> bytes:
@@ -563,6 +575,16 @@ def start_of(span: Span) -> Place:
 
 def first_number(span: Span) -> int | None:
     return span.events[0].n - 1 if span.events else span.n
+
+
+def first_bytes(events: list[Event], most: int) -> list[Event]:
+    """As many of the first events as have so many bytes of data; at least one."""
+    size = 0
+    for index, event in enumerate(events):
+        size += len(event.data)
+        if size >= most:
+            return events[: index + 1]
+    return events
 
 
 def still_starting(spans: Iterable[Span]) -> dict[str, tuple[int, int]] | None:

@@ -32,6 +32,9 @@ from relay.event import Event
 
 RING_EVENTS_MAX = 10_000
 RING_BYTES_MAX = 16 << 20
+# What a reader gets at once. A connection whose client takes nothing holds about five of them.
+CHUNK_BYTES = 256 << 10
+JOINED_MAX = 32  # chunks that an audience keeps for those who ask for the same one
 DONE = object()
 
 Send = Callable[[Any], Awaitable[None]]
@@ -57,7 +60,7 @@ class Reader:
         "catching_up",
         "connection",
         "cursor_ms",
-        "deadline_s",
+        "deadline_tick",
         "ending",
         "greeted",
         "handler",
@@ -96,7 +99,7 @@ class Reader:
         self.cursor_ms = 0  # of the last id that it was sent by itself, not with its audience
         # How many events its audience's filter had hidden at its last id; None: it has caught up past some that nobody counted.
         self.hidden: int | None = 0
-        self.deadline_s = 0
+        self.deadline_tick = 0
         self.slot = 0
         self.token_expires: int | None = None
 
@@ -122,7 +125,7 @@ class Audience:
         # Of its only shard, the entries of the ring that are its own, after `since`; as blocks once somebody needed them.
         self._sequence: list[int] = []
         self._blocks: list[Event | bytes] = []
-        self._joined: dict[int, bytes] = {}
+        self._joined: dict[tuple[int, int | None], tuple[bytes, Place]] = {}
         self.since = 0
 
     def wants(self, event: Event) -> bool:
@@ -141,20 +144,36 @@ class Audience:
 
     def chunk_after(self, s: int, ring: "Ring") -> bytes:
         """Its blocks after an entry of the ring, up to the ring's end. Of an audience of one shard."""
+        return self._blocks_after(s, ring, None)[0]
+
+    def part_after(self, s: int, ring: "Ring") -> tuple[bytes, Place]:
+        """The same, but no more than a reader should have under way at once, and the place where that ends."""
+        return self._blocks_after(s, ring, CHUNK_BYTES)
+
+    def _blocks_after(self, s: int, ring: "Ring", most: int | None) -> tuple[bytes, Place]:
         if s < self.since:  # the ring holds more of it, from before there was this audience
             older = [event for event in ring.between(s, self.since) if event.topic in self.members and self.wants(event)]
             self._sequence[:0] = [event.place.s for event in older]
             self._blocks[:0] = older
             self.since = s
-        chunk = self._joined.get(s)
-        if chunk is None:
-            blocks, at = self._blocks, {ring.shard: ring.place}
+        part = self._joined.get((s, most))
+        if part is None:
+            blocks, at, end = self._blocks, {ring.shard: ring.place}, ring.place
+            found: list[bytes] = []
+            size = 0
             for index in range(bisect_right(self._sequence, s), len(blocks)):
                 block = blocks[index]
                 if isinstance(block, Event):
-                    blocks[index] = framing.blocks([block], ring.shard, bool(self.single), at)
-            chunk = self._joined[s] = b"".join(blocks[bisect_right(self._sequence, s) :])  # type: ignore[arg-type]  # all bytes now
-        return chunk
+                    block = blocks[index] = framing.blocks([block], ring.shard, bool(self.single), at)
+                found.append(block)
+                size += len(block)
+                if most is not None and size >= most and index + 1 < len(blocks):
+                    end = ring.entry(self._sequence[index]).place
+                    break
+            if len(self._joined) >= JOINED_MAX:
+                self._joined.clear()
+            part = self._joined[s, most] = b"".join(found), end
+        return part
 
 
 class Ring:
@@ -195,6 +214,9 @@ class Ring:
         if -1 <= index < len(self.events) - 1 and self.events[index + 1].place.before() == place:
             return place.s
         return None
+
+    def entry(self, s: int) -> Event:
+        return self.events[s - self.base.s - 1]
 
     def after(self, s: int) -> list[Event]:
         return self.events[s - self.base.s :]

@@ -27,6 +27,7 @@ from relay.errors import (
     Problem,
     TooLarge,
     TooMany,
+    TooSlow,
     Unauthorized,
     Unavailable,
     Unprocessable,
@@ -403,6 +404,7 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
         "There is no such path or version.",
         {"not_found": "there is nothing at this path", "unknown_version": f"the version is not {' or '.join(VERSIONS)}"},
     ),
+    TooSlow: ("The body did not come.", {"too_slow": "the body was not here after `RELAY_REQUEST_SECONDS`"}),
     TooLarge: (
         "The body, or an event in it, is too large.",
         {

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 
 from granian.constants import HTTPModes, Interfaces, Loops
-from granian.http import HTTP1Settings
+from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
@@ -25,6 +25,7 @@ from relay.settings import Settings, retention_of
 
 RUNTIME_THREADS = 2  # the server's own threads beside Python's; measured: 10,000 streams are a quarter faster than with 1
 BACKLOG = 4096
+PING_S = 15  # an HTTP/2 peer is asked so often whether it is still there, and gone if it says nothing for as long
 KILL_MARGIN_S = 5
 
 logger = logging.getLogger("relay")
@@ -60,8 +61,18 @@ def server(settings: Settings) -> MPServer:
         backlog=BACKLOG,
         # A limit on connections, at which the next one hangs without an answer: far above ours, which is told.
         backpressure=2 * settings.max_streams + BACKLOG,
-        # The whole head of a request must fit, and it costs each idle stream as much.
-        http1_settings=HTTP1Settings(max_buffer_size=settings.http1_buffer_bytes),
+        http1_settings=HTTP1Settings(
+            # The whole head of a request must fit, and it costs each idle stream as much.
+            max_buffer_size=settings.http1_buffer_bytes,
+            # Counts from the connection's first byte to the head's last one, and from an answer to the next request's head: a
+            # balancer that keeps a connection for longer would now and then send a request into one that is being closed.
+            header_read_timeout=round(settings.request_seconds * 1000),
+        ),
+        http2_settings=HTTP2Settings(
+            max_headers_size=settings.http1_buffer_bytes,  # 16 MB otherwise, which each stream of each connection may send
+            keep_alive_interval=PING_S * 1000,
+            keep_alive_timeout=PING_S,
+        ),
         respawn_failed_workers=True,  # else one worker that dies takes the others with it
         workers_kill_timeout=int(settings.drain_seconds) + KILL_MARGIN_S,
         log_level=LogLevels.warning,

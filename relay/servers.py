@@ -6,9 +6,13 @@
 
 For a cluster the library's own client isn't used: it repeats a command whose connection died, and an append whose answer was
 lost would be in the log twice. A shard is one slot, so its node is asked for once, and again after anything went wrong.
+
+Sentinel is asked once a second besides. A primary that hung for a while and was replaced doesn't know it when it goes on: it
+answers as before, for ten seconds and more, while the service's events are on another.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,7 +22,6 @@ import valkey.asyncio
 from libvalkey import pack_command
 from valkey.asyncio.connection import Connection
 from valkey.asyncio.retry import Retry
-from valkey.asyncio.sentinel import Sentinel
 from valkey.backoff import NoBackoff
 from valkey.crc import key_slot
 from valkey.exceptions import BusyLoadingError, MovedError, ReadOnlyError, ResponseError, ValkeyError
@@ -27,6 +30,7 @@ from relay.errors import LogUnavailable
 
 CONNECT_S = 1.0
 COMMAND_S = 2.0
+CONFIRM_S = 1.0  # so often Sentinel is asked whether the primary is still the same
 CONNECTIONS_MAX = 64  # to one server, for commands; those that block have as many again
 BLOCKING_MAX = 256
 SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
@@ -130,14 +134,17 @@ class Servers:
         self._url, self._parts = url, parts
         self._kind = parts.scheme.partition("+")[2]
         self._scheme = parts.scheme.partition("+")[0]
+        self._nodes = nodes(parts)  # of a cluster, or sentinels
         self._known: dict[int, str] = {}  # a shard's server, until something went wrong there
-        self._nodes = [address_url(self._scheme, parts, host, port) for host, port in addresses(parts)] if self._kind == "cluster" else []
         self._servers: dict[str, Server] = {}
         self._asking: dict[int, asyncio.Task[str]] = {}
+        self._asked_s: dict[int, float] = {}
 
     @asynccontextmanager
     async def of(self, shard: int) -> AsyncIterator[Server]:
         """A shard's server for one command. Raises LogUnavailable for whatever goes wrong; then it is asked for anew."""
+        if self._kind != "cluster":
+            shard = 0  # one server has them all
         try:
             async with translated():
                 yield await self._server(shard)
@@ -147,20 +154,26 @@ class Servers:
             raise
 
     async def _server(self, shard: int) -> Server:
-        return self._server_at(self._known.get(shard) or await self._ask(shard))
+        url = self._known.get(shard)
+        if url is None:
+            url = await asyncio.shield(self._ask(shard))
+        elif self._kind == "sentinel" and time.monotonic() - self._asked_s[shard] > CONFIRM_S:
+            self._ask(shard)  # nobody waits for that: as long as no sentinel says otherwise, what is known is true
+        return self._server_at(url)
 
     def _server_at(self, url: str) -> Server:
         if url not in self._servers:
             self._servers[url] = Server(url)
         return self._servers[url]
 
-    async def _ask(self, shard: int) -> str:
+    def _ask(self, shard: int) -> asyncio.Task[str]:
         """Asked once for all who want to know: else each in turn would wait for those who don't answer."""
         asking = self._asking.get(shard)
         if asking is None:
             asking = self._asking[shard] = asyncio.create_task(self._find(shard))
+            self._asked_s[shard] = time.monotonic()
             asking.add_done_callback(lambda task: self._learn(shard, task))
-        return await asyncio.shield(asking)
+        return asking
 
     def _learn(self, shard: int, asking: asyncio.Task[str]) -> None:
         del self._asking[shard]
@@ -178,45 +191,59 @@ class Servers:
 
     async def _ask_sentinels(self) -> str:
         service = self._parts.path.strip("/")
-        timeouts = {"socket_timeout": CONNECT_S, "socket_connect_timeout": CONNECT_S}
-        sentinel = Sentinel(addresses(self._parts), **timeouts)  # type: ignore[no-untyped-call]
-        try:
-            host, port = await sentinel.discover_master(service)
-        finally:
-            for client in sentinel.sentinels:
-                await client.aclose()
-        url = address_url(self._scheme, self._parts, str(host), int(port))
-        # A sentinel that hung itself may name one that became a replica meanwhile. It would answer reads, and be behind.
-        # https://valkey.io/topics/sentinel-clients/ step 3
-        role = await self._server_at(url).call("ROLE")
-        if role[0] != b"master":
-            raise LogUnavailable(f"the server that Sentinel names for {service} is a replica")
-        return url
+        async for address in self._answers("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service):
+            if address is None:
+                continue
+            url = address_url(self._scheme, self._parts, address[0].decode(), int(address[1]))
+            # A sentinel that hung itself may name one that became a replica meanwhile. It would answer reads, and be behind.
+            # https://valkey.io/topics/sentinel-clients/ step 3
+            if url not in self._known.values() and (await self._server_at(url).call("ROLE"))[0] != b"master":
+                raise LogUnavailable(f"the server that Sentinel names for {service} is a replica")
+            return url
+        raise LogUnavailable(f"no sentinel names the primary of {service}")
 
     async def _ask_nodes(self, slot: int) -> str:
-        """Asks the nodes of the URL, and those they have told of, for who has the slot."""
-        failure: Exception | None = None
-        for node in list(self._nodes):
-            try:
-                ranges = await self._server_at(node).call("CLUSTER", "SLOTS")
-            except (ValkeyError, OSError, TimeoutError) as error:
-                failure = error
-                # Asked last from now on: one that hangs takes its time to fail.
-                self._nodes.remove(node)
-                self._nodes.append(node)
-                continue
+        async for ranges in self._answers("CLUSTER", "SLOTS"):
             for first, last, (host, port, *_), *_ in ranges:
                 if first <= slot <= last:
                     url = address_url(self._scheme, self._parts, host.decode(), port)
                     if url not in self._nodes:
                         self._nodes.append(url)
                     return url
-        raise LogUnavailable(f"no node of the cluster says who has slot {slot}") from failure
+        raise LogUnavailable(f"no node of the cluster says who has slot {slot}")
+
+    async def _answers(self, *command: Argument) -> AsyncIterator[Any]:
+        """What the nodes or the sentinels answer, one after the other."""
+        for node in list(self._nodes):
+            try:
+                answer = await self._server_at(node).call(*command)
+            except (ValkeyError, OSError, TimeoutError):
+                # Asked last from now on: one that hangs takes its time to fail.
+                self._nodes.remove(node)
+                self._nodes.append(node)
+            else:
+                yield answer
 
     async def close(self) -> None:
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
         for server in self._servers.values():
             await server.close()
         self._servers.clear()
+
+
+def nodes(parts: SplitResult) -> list[str]:
+    """The URLs of those that a URL of several names."""
+    scheme, _, kind = parts.scheme.partition("+")
+    match kind:
+        case "sentinel":
+            return [f"valkey://{host}:{port}" for host, port in addresses(parts)]
+        case "cluster":
+            return [address_url(scheme, parts, host, port) for host, port in addresses(parts)]
+        case _:
+            return []
 
 
 def addresses(parts: SplitResult) -> list[tuple[str, int]]:

@@ -68,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True):
     max_streams_per_sub: int
     trusted_proxies: tuple[str, ...]
     http1_buffer_bytes: int
+    request_seconds: float
     log_format: str
 
     def verifier(self) -> Verifier:
@@ -230,6 +231,12 @@ SETTINGS = [
         whole(8192, 1 << 20),
         "8192",
         "a request's head must fit; larger costs 10 KB more a stream",
+    ),
+    Setting(
+        "RELAY_REQUEST_SECONDS",
+        number(1, 3600),
+        "75",
+        "longest for a request's head, for its body, and between two requests; set it above your balancer's idle time",
     ),
     Setting("RELAY_LOG_FORMAT", one_of("text", "json"), "text", "log lines as `text` or `json`"),
 ]

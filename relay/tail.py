@@ -24,12 +24,12 @@ import msgspec
 from relay.cursor import EARLIEST
 from relay.errors import LogUnavailable
 from relay.event import Event
-from relay.hub import Hub, Reader
+from relay.hub import CHUNK_BYTES, Hub, Reader
 from relay.log import Log
 
 BLOCK_MS = 1000
 BATCH_EVENTS_MAX = 1000
-BATCH_BYTES = 4 << 20  # a batch aims at this, by the size of the events before
+BATCH_BYTES = CHUNK_BYTES  # a batch aims at this, by the size of the events before
 PACE_S = 0.02  # the longest that it waits for the sends of its last batch
 PACE_STEP_S = 0.001
 BACKOFF_S = (0.05, 2.0)

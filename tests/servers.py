@@ -148,7 +148,7 @@ class Sentinels:
             settings.write_text(
                 f"sentinel monitor {SERVICE} 127.0.0.1 {self.primary.port} 2\n"
                 f"sentinel down-after-milliseconds {SERVICE} 500\n"
-                f"sentinel failover-timeout {SERVICE} 3000\n"
+                f"sentinel failover-timeout {SERVICE} 1000\n"
             )
             # It wants to be told by a file what it may write itself into.
             self.servers.append(Valkey(directory, program=(str(settings), "--sentinel")).start())

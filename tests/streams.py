@@ -35,7 +35,7 @@ class Parser:
     last_event_id: str = ""
     retry_ms: int | None = None
     comments: int = 0
-    _pending: bytes = b""
+    _pending: bytearray = field(default_factory=bytearray)
     _after_cr: bool = False
     _first: bool = True
     _name: str = ""
@@ -50,12 +50,12 @@ class Parser:
                 continue
             self._after_cr = byte == 0x0D
             if byte in (0x0A, 0x0D):
-                line, self._pending = self._pending, b""
+                line, self._pending = bytes(self._pending), bytearray()
                 block = self._line(line)
                 if block:
                     blocks.append(block)
             else:
-                self._pending += bytes([byte])
+                self._pending.append(byte)
         return blocks
 
     def _line(self, raw: bytes) -> Block | None:

@@ -1,5 +1,6 @@
 """Publishing over HTTP: one event, or a batch."""
 
+import asyncio
 import re
 from collections import Counter
 from typing import Any
@@ -13,7 +14,7 @@ from litestar.response import Response
 from relay.answers import json_answer
 from relay.edge import topic_of
 from relay.endpoints import described
-from relay.errors import Forbidden, Malformed, TooLarge, Unprocessable, WrongMediaType
+from relay.errors import Forbidden, Malformed, TooLarge, TooSlow, Unprocessable, WrongMediaType
 from relay.event import DEFAULT_NAME
 from relay.guard import Guard, header
 from relay.log import Appended, Log, NewEvent
@@ -44,7 +45,7 @@ ONE = msgspec.json.Decoder(Body)
 MANY = msgspec.json.Decoder(list[Item])
 
 
-def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: int) -> list[HTTPRouteHandler]:
+def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: int, body_s: float) -> list[HTTPRouteHandler]:
     @post(
         "/stream/{collection:str}/{kind:str}/{ident:str}",
         operation_class=described.PUBLISH,
@@ -58,7 +59,7 @@ def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: 
         grants = guard.may_publish(scope).grants.publish
         if not grants.match(topic):
             raise Forbidden(f"the token does not grant publishing to {topic}", code="topic_not_granted")
-        body = decode(ONE, await read_json(request))
+        body = decode(ONE, await read_json(request, body_s))
         event = checked(topic, body, key, max_event_bytes)
         (appended,) = await log.append([event])
         count(metrics, [appended])
@@ -74,7 +75,7 @@ def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: 
     )
     async def publish_batch(request: Request[Any, Any, Any]) -> Response[bytes]:
         grants = guard.may_publish(request.scope).grants.publish
-        items = decode(MANY, await read_json(request))
+        items = decode(MANY, await read_json(request, body_s))
         if len(items) > BATCH_EVENTS_MAX:
             raise TooLarge(f"{len(items)} events in one batch: send {BATCH_EVENTS_MAX} at most", code="too_many_events")
         events = [checked_item(index, item, max_event_bytes) for index, item in enumerate(items)]
@@ -114,12 +115,16 @@ def answer(appended: Appended) -> dict[str, Any]:
     return {"id": event.cursor(appended.shard), "topic": event.topic, "n": event.n, "duplicate": appended.duplicate}
 
 
-async def read_json(request: Request[Any, Any, Any]) -> bytes:
+async def read_json(request: Request[Any, Any, Any], limit_s: float) -> bytes:
+    """The body. The limit is for all of it: one for each piece, a client could stretch to hours with a byte now and then."""
     media_type = header(request.scope, b"content-type").partition(";")[0].strip().lower()
     if media_type and media_type != "application/json" and not media_type.endswith("+json"):
         raise WrongMediaType(f"a body of {media_type[:80]!r}: send JSON, with Content-Type: application/json")
     try:
-        return await request.body()
+        async with asyncio.timeout(limit_s):
+            return await request.body()
+    except TimeoutError as error:
+        raise TooSlow(f"the body was not here after {limit_s:g} s: send it at once, in smaller batches if need be") from error
     except InternalServerException as error:  # Litestar's word for a client that left before its body was here
         raise Malformed("the body ended early", code="bad_json") from error
 

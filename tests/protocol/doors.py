@@ -193,10 +193,10 @@ class Streaming:
 
     async def sync(self, client: Client) -> None:
         assert self._stream
-        blocks = await self._stream.until("sync")
-        assert [block.name for block in blocks] == ["sync"]
-        assert blocks[-1].json()["cursor"] == blocks[-1].last_event_id
-        client.cursor = blocks[-1].last_event_id
+        while not client.scene.is_past(client.cursor, client.ask.topics):  # one may come before the hidden events do
+            block = await self._stream.next()
+            assert (block.name, block.json()["cursor"]) == ("sync", block.last_event_id)
+            client.cursor = block.last_event_id
 
     async def cut(self) -> None:
         await self._stack.aclose()

@@ -12,7 +12,7 @@ from tests.protocol.cases import Ask, Read
 from tests.protocol.doors import Client, Got, Polling, Streaming
 from tests.protocol.world import Scene
 from tests.servers import topic
-from tests.streams import open_stream
+from tests.streams import Block, open_stream
 
 pytestmark = pytest.mark.anyio
 
@@ -69,6 +69,31 @@ async def test_the_newest_k_of_more_than_one_read_are_no_more_than_k(client: htt
         await publish(client, [{"topic": small, "data": ["live"]}])
         assert (await stream.next()).json()["data"] == ["live"]
     assert [event["data"][0] for event in got] == [*range(k), *range(10, k + 10)]
+
+
+@pytest.mark.parametrize("letters", ["A", "AB"])
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_what_a_process_has_in_memory_comes_whole_though_in_parts(scenes: Callable[[int], Scene], shards: int, letters: str) -> None:
+    scene, count = scenes(shards), 14
+    server, topics = scene.world.first.url, [scene.topic(letter) for letter in letters]
+    url = f"{server}/stream/v1/live?{httpx.QueryParams(topic=topics)}"
+    items = [{"topic": topics[number % len(topics)], "data": [number, "x" * 45_000]} for number in range(count)]
+
+    def numbers(blocks: list[Block]) -> list[int]:
+        data = [block.json() for block in blocks]
+        got = [one[0] if len(topics) == 1 else one["data"][0] for one in data]
+        return got if shards == 1 else sorted(got, key=lambda number: number % len(topics))
+
+    async with open_stream(scene.http, url) as stream:
+        hello = await stream.next()
+        (await scene.http.post(f"{server}/stream/publish", json=items)).raise_for_status()
+        live = numbers(await stream.take(count))
+    async with open_stream(scene.http, url, headers={"last-event-id": hello.last_event_id}) as stream:
+        assert (await stream.next()).json()["resume"] == "exact"
+        assert numbers(await stream.take(count)) == live
+        (await scene.http.post(f"{server}/stream/{topics[0]}", json={"data": [count, ""]})).raise_for_status()
+        assert numbers([await stream.next()]) == [count]
+    assert sorted(live) == list(range(count))
 
 
 class Gleaner(Client):

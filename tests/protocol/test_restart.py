@@ -38,9 +38,9 @@ async def test_a_relay_that_is_killed_comes_back_with_every_event_and_cursor(sce
     doors: list[Door] = [Streaming(relay.url), Polling(relay.url), LongPolling(relay.url, told_of_resets=True)]
     clients = [(Client(scene, Ask(start="earliest")), door) for door in doors]
     try:
-        for life in range(3):
+        for life in range(2):
             first = 3 * life + 1
-            await scene.publish(relay, "A", key=f"key {life}".replace(" ", "-"))
+            await scene.publish(relay, "A", key=f"key-{life}")
             await scene.publish(relay, "A B A")
             expected = Read(f"A{first} A{first + 1} A{first + 2}")
             for client, door in clients:
@@ -53,8 +53,9 @@ async def test_a_relay_that_is_killed_comes_back_with_every_event_and_cursor(sce
             await scene.publish(relay, "A", key=f"key-{life}", duplicate=True)
         for _, door in clients:  # whoever comes with nothing gets all of it
             client = Client(scene, Ask(start="earliest", limit=4))
-            told = await door.read(client, Read(" ".join(f"A{number}" for number in range(1, 10))))
-            assert (told.resume, told.labels) == ("exact", [f"A{number}" for number in range(1, 10)])
+            labels = [f"A{number}" for number in range(1, 7)]
+            told = await door.read(client, Read(" ".join(labels)))
+            assert (told.resume, told.labels) == ("exact", labels)
     finally:
         for door in doors:
             await door.cut()

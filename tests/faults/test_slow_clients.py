@@ -1,0 +1,202 @@
+"""Clients that take nothing, or too late: they cost a bounded amount, delay nobody, and are told what they have missed."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from statistics import median
+
+import httpx
+import pytest
+
+from tests.faults.clients import until, upto
+from tests.faults.conftest import StartRelay
+from tests.faults.slow import Slow, open_slow
+from tests.servers import Relay, Valkey, token, topic
+
+pytestmark = pytest.mark.anyio
+
+ADMIN = {"authorization": f"Bearer {token(admin=['status'])}"}
+SEND_S = 1
+QUICK = 1 << 20  # window of a client that keeps up
+NOISE_MS = 50  # a machine that has other things to do as well
+NOISE_S = 2.0
+MOST_MB = 3  # that one costs the relay; five chunks of 256 KB, and what the server holds itself
+
+
+@pytest.fixture(scope="module")
+def log(folder: Path) -> Iterator[Valkey]:
+    # A node of a stream holds few entries, so that what is trimmed by whole nodes is near to what is asked for.
+    server = Valkey(folder / "valkey", arguments=("--stream-node-max-entries", "10")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def patient(start_relay: StartRelay, log: Valkey) -> Relay:
+    """It waits 30 s for a client that takes nothing, as it does by default."""
+    return start_relay(log.url)
+
+
+@pytest.fixture(scope="module")
+def strict(start_relay: StartRelay, log: Valkey) -> Relay:
+    """It waits a second, and what it publishes pushes out what is more than 200 events old."""
+    return start_relay(log.url, {"RELAY_SEND_SECONDS": str(SEND_S), "RELAY_RETENTION_EVENTS": "200"})
+
+
+async def process_of(http: httpx.AsyncClient, relay: Relay) -> int:
+    return int((await http.get(f"{relay.url}/stream/status", headers=ADMIN)).json()["pid"])
+
+
+def memory_mb(pid: int) -> float:
+    return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) / 1024
+
+
+def files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+async def at(client: Slow, number: int) -> bool:
+    return client.numbers[-1:] == [number]
+
+
+async def publish(http: httpx.AsyncClient, relay: Relay, name: str, numbers: range, size: int = 0) -> list[str]:
+    """Their ids."""
+    ids: list[str] = []
+    for first in range(numbers.start, numbers.stop, 500):
+        part = range(first, min(first + 500, numbers.stop))
+        batch = [{"topic": name, "data": {"i": number, "filling": "x" * size}} for number in part]
+        answer = await http.post(f"{relay.url}/stream/publish", json=batch)
+        ids += [result["id"] for result in answer.raise_for_status().json()["results"]]
+    return ids
+
+
+async def behind(http: httpx.AsyncClient, relay: Relay) -> int:
+    return int((await http.get(f"{relay.url}/stream/status")).json()["behind"])
+
+
+async def latency_ms(http: httpx.AsyncClient, relay: Relay, name: str, clients: list[Slow], count: int = 50) -> list[float]:
+    """Of events one by one, to all of these clients, which are reading."""
+    for client in clients:
+        client.took_ms.clear()
+    for _ in range(count):
+        (await http.post(f"{relay.url}/stream/{name}", json={"data": {"sent": time.time()}})).raise_for_status()
+
+    async def all_have_them() -> bool:
+        return all(len(client.took_ms) == count for client in clients)
+
+    await until(all_have_them, 10)
+    return sorted(ms for client in clients for ms in client.took_ms)
+
+
+async def test_one_that_stops_reading_gets_it_all_later(http: httpx.AsyncClient, patient: Relay) -> None:
+    name, last = topic(), 1501
+    pid = await process_of(http, patient)
+    await publish(http, patient, topic(), range(2500), 8000)  # the ring is as full as it gets, of others' events
+    async with open_slow(patient, name) as slow, open_slow(patient, name, window=QUICK) as quick, quick.reading():
+        usual = await latency_ms(http, patient, name, [quick])
+        before = memory_mb(pid)
+        await publish(http, patient, name, range(1, last), 8000)
+        await until(lambda: at(quick, last - 1))
+        assert await behind(http, patient) == 1
+        meanwhile = await latency_ms(http, patient, name, [quick])
+        grown = memory_mb(pid) - before
+        await publish(http, patient, name, range(last, last + 1))
+        await slow.read_to(last)
+        assert slow.numbers == upto(last)
+        assert [event for event, _ in slow.told] == ["hello"]
+    assert median(meanwhile) < 2 * median(usual) + NOISE_MS
+    assert grown < 40
+
+
+async def test_hundreds_at_once_leave_the_others_alone(http: httpx.AsyncClient, patient: Relay) -> None:
+    name, others = topic(), topic()
+    pid = await process_of(http, patient)
+    async with AsyncExitStack() as stack:
+        quick = [await stack.enter_async_context(open_slow(patient, others, window=QUICK)) for _ in range(20)]
+        for client in quick:
+            await stack.enter_async_context(client.reading())
+        usual = await latency_ms(http, patient, others, quick)
+        before = memory_mb(pid)
+        slow = [await stack.enter_async_context(open_slow(patient, name)) for _ in range(300)]
+
+        async def all_are_behind() -> bool:
+            await publish(http, patient, name, range(1000), 1000)
+            return await behind(http, patient) == len(slow)
+
+        await until(all_are_behind)
+        meanwhile = await latency_ms(http, patient, others, quick)
+        grown = memory_mb(pid) - before
+    assert median(meanwhile) < 2 * median(usual) + NOISE_MS
+    assert grown < 300 * MOST_MB
+
+
+async def test_many_far_behind_are_sent_no_more_than_they_take(http: httpx.AsyncClient, start_relay: StartRelay, log: Valkey) -> None:
+    """They come back all at once, each with another cursor, and megabytes behind."""
+    relay = start_relay(log.url)  # with no memory that others have left behind
+    name, last = topic(), 1800
+    pid = await process_of(http, relay)
+    ids = await publish(http, relay, name, range(1, last + 1), 8000)
+    before = memory_mb(pid)
+    async with AsyncExitStack() as stack:
+        first = last - 900
+        places = range(first, first + 40)
+        clients = [await stack.enter_async_context(open_slow(relay, name, f"?cursor={ids[place - 1]}")) for place in places]
+
+        async def all_wait() -> bool:
+            return await behind(http, relay) == len(clients)
+
+        await until(all_wait)
+        grown = memory_mb(pid) - before
+        await clients[0].read_to(last)
+        await clients[-1].read_to(last)
+        assert clients[0].numbers == list(range(places[0] + 1, last + 1))
+        assert clients[-1].numbers == list(range(places[-1] + 1, last + 1))
+    assert grown < 40 * MOST_MB
+
+
+async def test_one_that_hangs_is_closed(http: httpx.AsyncClient, strict: Relay) -> None:
+    """And its connection with it, even though it never takes what was sent."""
+    name = topic()
+    pid = await process_of(http, strict)
+    before = files(pid)
+    async with open_slow(strict, name) as slow:
+        await slow.fill(http)
+
+        async def is_ended() -> bool:
+            return int((await http.get(f"{strict.url}/stream/status")).json()["connections"]) == 0
+
+        async def is_closed() -> bool:
+            return files(pid) <= before
+
+        await until(is_ended, SEND_S + NOISE_S)
+        await until(is_closed, 2 * SEND_S + NOISE_S)
+        assert re.search(r"\[STREAM c-[\w-]+\] WARNING a client took nothing for 1 s: closed", strict.log())
+        metrics = (await http.get(f"{strict.url}/metrics")).text
+        assert 'relay_stream_ends_total{reason="slow"} 1.0' in metrics
+        with pytest.raises(ConnectionResetError):
+            await slow.read_to(1)
+
+
+async def test_one_that_fell_out_of_retention_is_told_its_gap(http: httpx.AsyncClient, patient: Relay, strict: Relay) -> None:
+    """On the stream that was open all the time, and on a new one; each has missed another part."""
+    name, last = topic(), 6000
+    async with open_slow(patient, name) as open_all_the_time:
+        async with open_slow(patient, name) as cut, cut.reading():
+            await publish(http, strict, name, range(1, 11))
+            await until(lambda: at(cut, 10))
+        await publish(http, strict, name, range(11, last + 1), 8000)
+        await open_all_the_time.read_to(last)
+        async with open_slow(patient, name, f"?last_event_id={cut.last_event_id}") as back:
+            await back.read_to(last)
+    assert [event for event, _ in open_all_the_time.told] == ["hello", "gap"]
+    assert [(event, data.get("resume")) for event, data in back.told] == [("hello", "gap"), ("gap", None)]
+    missed = []
+    for client, seen in ((open_all_the_time, 0), (back, 10)):
+        numbers, (_, gap) = client.numbers, client.told[1]
+        ends = next((index for index, number in enumerate(numbers) if number != seen + index + 1), 0)
+        assert numbers == [*range(seen + 1, seen + ends + 1), *range(numbers[ends], last + 1)]
+        assert gap["lost"] == numbers[ends] - (seen + ends + 1) > 1000
+        missed.append(gap["lost"])
