@@ -40,11 +40,12 @@ from tests.rules.reality import (
     open_servers,
     play,
 )
+from tests.rules.world import shortened
 
 LIVES = 50
 CLIENTS = 3
-SHRINK_S = 45.0  # for the shortest life that still fails
-SHRINK_LIMIT_S = 2.0  # while it is sought, nothing is waited for longer
+SHORTEN_S = 40.0  # to find what of a life that failed was needed for that
+SHORTEN_LIMIT_S = 2.0  # meanwhile nothing is waited for longer
 
 TOPICS = st.sampled_from("AAABBCD")
 ASKED = st.sampled_from(["A", "A", "B", "AB", "AD", "ABC", "ABCD"])
@@ -102,31 +103,46 @@ def lives() -> st.SearchStrategy[Life]:
 
 
 class Judge:
-    """Plays lives in one world, and remembers how those ended that broke the promise."""
+    """Plays lives in one world. Of the first that breaks the promise it keeps how that went, as short as it can be made."""
 
     def __init__(self, world: World, runner: asyncio.Runner, servers: Servers) -> None:
         self.world, self.runner, self.servers = world, runner, servers
         self.played = 0
         self.failed: dict[Life, str] = {}
-        self.shrink_until = 0.0
 
     def outcome(self, life: Life) -> str:
-        """Nothing, or how the promise was broken. After a failure, only as many others are played as there is time for."""
-        if life in self.failed:
-            return self.failed[life]
-        if self.failed and time.monotonic() > self.shrink_until:
-            return ""
-        self.played += 1
-        trace = [f"life {self.played}, {self.world.shards} shards", *(f"client {number}: {ask}" for number, ask in enumerate(life.asks))]
+        """Nothing, or how the promise was broken."""
+        if life not in self.failed:
+            self.played += 1
+            told = self.play(life)
+            if not told:
+                return ""
+            self.failed[life] = f"life {self.played}, {self.world.shards} shards\n    {self.shorten(life, told)}"
+        return self.failed[life]
+
+    def play(self, life: Life) -> str:
+        trace = [f"client {number}: {ask}" for number, ask in enumerate(life.asks)]
         try:
             self.runner.run(play(self.servers, life, trace))
-        except Exception as error:
-            how = str(error) if isinstance(error, Violation) else traceback.format_exc()
-            if not self.failed:
-                self.shrink_until = time.monotonic() + SHRINK_S
-                self.servers.limit_s = SHRINK_LIMIT_S
-            self.failed[life] = "\n    ".join([*trace, f"-> {how}"])
-        return self.failed.get(life, "")
+        except Violation as violation:
+            return "\n    ".join([*trace, f"-> {violation}"])
+        except Exception:
+            return "\n    ".join([*trace, f"-> {traceback.format_exc()}"])
+        return ""
+
+    def shorten(self, life: Life, told: str) -> str:
+        """Takes operations away while it still fails, for as long as there is time. No two runs are quite the same."""
+        until = time.monotonic() + SHORTEN_S
+        self.servers.limit_s = SHORTEN_LIMIT_S
+
+        def fails(operations: tuple[Operation, ...]) -> bool:
+            nonlocal told
+            again = self.play(life._replace(operations=operations)) if time.monotonic() < until else ""
+            told = again or told
+            return again != ""
+
+        shortened(life.operations, fails)
+        return told
 
 
 def judges(directory: Path, shards: int) -> Iterator[Judge]:
@@ -152,7 +168,7 @@ def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     derandomize=True,
     max_examples=LIVES,
     deadline=None,
-    phases=(Phase.generate, Phase.shrink),
+    phases=(Phase.generate,),
     suppress_health_check=list(HealthCheck),
     verbosity=Verbosity.quiet,  # a life that fails is told with what its clients heard
 )

@@ -66,7 +66,8 @@ async def test_a_killed_worker_is_replaced(start_relay: StartRelay, valkey: Valk
             await one.reaches(last)
             assert one.numbers[:last] == upto(last)
             assert set(one.verdicts) == {"exact"}
-            assert one.connects == 1 + one.cuts
+            # A worker that has just started may refuse a stream for a moment, in the form that is tried again.
+            assert one.connects >= 1 + one.cuts
         assert sum(one.cuts for one in followers) > 0
     assert relay.stop() == 0
 

@@ -400,14 +400,19 @@ def run(seed: int, faults: frozenset[str] = frozenset()) -> str:
 
 def shrink(seed: int, faults: frozenset[str] = frozenset()) -> tuple[Operation, ...]:
     """The operations of a seed, less those without which it still ends with the same kind of violation."""
-    shape, sequence = shape_of(Dice(seed)), operations(seed)
+    shape = shape_of(Dice(seed))
     kind = run(seed, faults).split(":")[0]
+    return shortened(operations(seed), lambda sequence: play(shape, sequence, faults).split(":")[0] == kind)
+
+
+def shortened(sequence: tuple[T, ...], is_enough: Callable[[tuple[T, ...]], bool]) -> tuple[T, ...]:
+    """Less all that isn't needed, as far as taking parts away one after the other can tell."""
     size = len(sequence)
     while size:
         shorter = sequence
         for at in range(len(sequence) // size * size, -1, -size):
             without = shorter[:at] + shorter[at + size :]
-            if play(shape, without, faults).split(":")[0] == kind:
+            if is_enough(without):
                 shorter = without
         # What could not go before may go now, so a size is tried until it helps no more.
         size, sequence = size if len(shorter) < len(sequence) else size // 2, shorter
