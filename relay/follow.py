@@ -255,11 +255,14 @@ class Streams:
     async def _count(self, reader: Reader) -> None:
         """Finds a single topic's number at the hub's place, so that a later gap can be counted.
 
-        The audience has joined, so an event that comes while this waits sets the number itself.
+        The audience has joined, so an event that comes while this waits sets the number itself. Where the hub starts again
+        at the journal's end meanwhile, it passes over events that nobody counts.
         """
-        landing = await self._read(reader, self.hub.places(reader.audience), None)
-        if reader.audience.n is None and landing.empty:
-            reader.audience.n = landing.n
+        audience, places = reader.audience, self.hub.places(reader.audience)
+        landing = await self._read(reader, places, None)
+        went_on = all(self.hub.rings[shard].find(place) is not None for shard, place in places.items())
+        if audience.n is None and went_on and landing.empty and not landing.gaps:
+            audience.n = landing.n
 
     def _take_from_ring(self, reader: Reader) -> bool:
         """What the ring has after the reader's place, if it is one of the ring's. False: it has to be read from the log."""

@@ -337,7 +337,8 @@ class Hub:
         touched: dict[Audience, list[Event]] = {}
         for event in events:
             for audience in self._by_topic.get(event.topic, ()):
-                audience.n = event.n
+                if audience.single:
+                    audience.n = event.n
                 audience.hides = not audience.wants(event)
                 if audience.hides:
                     audience.hidden += 1

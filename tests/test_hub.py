@@ -377,6 +377,20 @@ def test_after_a_restart_every_reader_is_behind_at_the_place_that_it_had(hub: Hu
     assert not hub.go_live(reader)
 
 
+def test_a_reader_of_several_topics_has_no_number() -> None:
+    """Where a shard has one of its topics only, a number would be taken for that topic's."""
+    hub = Hub(2)
+    for shard in (0, 1):
+        hub.start(shard, place(10))
+    reader = join(hub, Client(), T, U, shard=lambda topic: int(topic == U))
+    reader.places = hub.places(reader.audience)
+    assert hub.go_live(reader)
+    hub.advance(0, [event(11, T, n=7)])
+    hub.restart(1, place(20))
+    assert not reader.live
+    assert reader.n is None
+
+
 def test_a_restart_of_one_shard_leaves_the_others_readers_alone() -> None:
     hub = Hub(2)
     hub.start(0, place(10))

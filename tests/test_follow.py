@@ -1,0 +1,89 @@
+"""What becomes of a stream when something happens while it reads the log. Else streams are tested on the real one."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from relay.cursor import Place, parse_cursor
+from relay.event import Event, Retention
+from relay.follow import Pace, Start, Streams
+from relay.hub import Hub
+from relay.log import Bounds, Log
+from relay.span import Gap, Head, ShardRead, TopicRead
+from tests.streams import Parser
+
+pytestmark = pytest.mark.anyio
+
+LIMIT_S = 5.0
+T = "a/b/t"
+
+
+def place(s: int) -> Place:
+    return Place("e", 1000, s)
+
+
+class SlowLog:
+    """A topic without retained events, whose reads are answered by what was there when they began, and when it is told so."""
+
+    retention = Retention(60_000, 100, 100, 60_000)
+
+    def __init__(self, end: Place, n: int) -> None:
+        self.end, self.head = end, Head(n, end.at(), 1)
+        self.away: set[int] = set()
+        self.began, self.answers = asyncio.Event(), asyncio.Event()
+
+    def shard(self, topic: str) -> int:
+        return 0
+
+    async def read(self, shard: int, place: Place, topics: Sequence[str], bounds: Bounds, **_: object) -> ShardRead:
+        read = ShardRead(shard, False, self.end, 2000, [TopicRead(topic, [], True, self.head, place.at()) for topic in topics])
+        self.began.set()
+        await self.answers.wait()
+        return read
+
+
+class Connection:
+    """A client that takes everything and stays until it leaves."""
+
+    def __init__(self) -> None:
+        self.parser = Parser()
+        self.ids: list[str] = []
+        self.greeted, self.left = asyncio.Event(), asyncio.Event()
+
+    async def receive(self) -> Any:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        for block in self.parser.feed(message.get("body", b"")):
+            self.ids.append(block.last_event_id)
+            self.greeted.set()
+
+
+class Unobserved:
+    def resumed(self, verdict: str) -> None: ...
+    def gap(self, gap: Gap) -> None: ...
+    def ended(self, reason: str) -> None: ...
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "other events", "a new start"])
+async def test_a_stream_from_now_has_a_number_only_if_it_was_counted_at_its_place(meanwhile: str) -> None:
+    hub, log, connection = Hub(1), SlowLog(place(10), 4), Connection()
+    hub.start(0, place(10))
+    streams = Streams(cast(Log, log), hub, Pace(15, 3600, 30), Unobserved())
+    async with asyncio.timeout(LIMIT_S):
+        running = asyncio.create_task(streams.run(Start((T,), "v1"), [], connection.receive, connection.send))
+        await log.began.wait()
+        if meanwhile == "other events":
+            hub.advance(0, [Event("a/b/u", "update", 1, place(11), (0, 0), b"1")])
+        elif meanwhile == "a new start":
+            hub.restart(0, place(13))  # perhaps after some of this topic
+        log.answers.set()
+        await connection.greeted.wait()
+        connection.left.set()
+        await running
+    cursor = parse_cursor(connection.ids[0])
+    known = {"nothing": (10, 4), "other events": (11, 4), "a new start": (13, None)}
+    assert (cursor.places[0].s, cursor.n) == known[meanwhile]
