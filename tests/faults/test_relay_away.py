@@ -92,6 +92,10 @@ async def test_a_relay_that_is_asked_to_stop_ends_its_clients_one_by_one(
         answer = await http.get(f"{url}/{topic()}/v1/poll?wait=20")
         return loop.time() - asked, answer
 
+    async def polls_wait() -> bool:
+        """One that the relay hasn't accepted yet is reset when it stops listening."""
+        return bool((await http.get(f"{url}/status")).json()["waiting_polls"] == len(polls))
+
     asked = loop.time()
     ready = asyncio.Semaphore(0)
     posted = (await http.post(f"{url}/{name}", json={"data": {"i": 1}})).json()
@@ -102,6 +106,7 @@ async def test_a_relay_that_is_asked_to_stop_ends_its_clients_one_by_one(
         polls = [group.create_task(poll()) for _ in range(5)]
         for _ in range(100):
             await asyncio.wait_for(ready.acquire(), 20)
+        await until(polls_wait)
         asked = loop.time()
         relay.process.send_signal(signal.SIGTERM)
         code = await asyncio.to_thread(relay.process.wait, 20)
