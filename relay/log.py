@@ -132,6 +132,8 @@ class Log:
         """Appends in order within each shard, and answers in the order given. Raises LogUnavailable; then some may be in."""
         for event in events:
             self._check_reachable(self.shard(event.topic))
+        if len(events) == 1:
+            return [await self._appenders[self.shard(events[0].topic)].append(events[0])]
         answers: list[asyncio.Future[Appended]] = []
         try:
             for event in events:
@@ -140,7 +142,7 @@ class Log:
             for answer in answers:
                 answer.cancel()
             raise
-        return list(await asyncio.gather(*answers)) if len(answers) > 1 else [await answers[0]]
+        return list(await asyncio.gather(*answers))
 
     async def find_reused_key(self, events: Sequence[NewEvent]) -> int | None:
         """The index of the first event whose key is already another event's, in the log or among these."""
@@ -258,7 +260,21 @@ class Appender:
         self.retention = retention
         self._waiting: deque[tuple[NewEvent, asyncio.Future[Appended]]] = deque()
         self._waiting_bytes = 0
-        self._sending: asyncio.Task[None] | None = None
+        self._sending: asyncio.Task[Any] | None = None  # whoever makes the call that is under way
+
+    async def append(self, event: NewEvent) -> Appended:
+        """One event. Where no call is under way, it is made in the caller's own task, which spares it two turns of the loop."""
+        if self._sending is not None:
+            return await self.add(event)
+        self._sending = asyncio.current_task()
+        try:
+            (answer,) = await self._call([event])
+            return answer
+        except LogUnavailable as error:
+            self._fail(self._take_all(), error)
+            raise
+        finally:
+            self._sending = asyncio.create_task(self._send_all()) if self._waiting else None
 
     def add(self, event: NewEvent) -> asyncio.Future[Appended]:
         if len(self._waiting) >= WAITING_EVENTS_MAX or self._waiting_bytes >= WAITING_BYTES_MAX:
@@ -288,25 +304,29 @@ class Appender:
                 size += len(event.data)
         return part
 
+    def _take_all(self) -> list[tuple[NewEvent, asyncio.Future[Appended]]]:
+        """After a call that failed, what waits isn't sent: the rest of a batch must not be in the log before what its publisher
+        will repeat, and nobody waits for one call after the other to fail."""
+        part = list(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        return part
+
     async def _send(self, part: list[tuple[NewEvent, asyncio.Future[Appended]]]) -> None:
         try:
-            answers: list[Appended] | Exception = await self._call([event for event, _ in part]) if part else []
+            answers = await self._call([event for event, _ in part]) if part else []
         except LogUnavailable as error:
-            # What waits isn't sent: the rest of a batch must not be in the log before what its publisher will repeat, and
-            # nobody waits for one call after the other to fail.
-            answers = error
-            part = [*part, *self._waiting]
-            self._waiting.clear()
-            self._waiting_bytes = 0
+            return self._fail([*part, *self._take_all()], error)
         except Exception as error:  # each of those who wait for this call raises it
-            answers = error
-        for index, (_, future) in enumerate(part):
-            if future.done():
-                continue
-            if isinstance(answers, Exception):
-                future.set_exception(answers)
-            else:
-                future.set_result(answers[index])
+            return self._fail(part, error)
+        for (_, future), answer in zip(part, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
+
+    def _fail(self, part: list[tuple[NewEvent, asyncio.Future[Appended]]], error: Exception) -> None:
+        for _, future in part:
+            if not future.done():
+                future.set_exception(error)
 
     async def _call(self, events: list[NewEvent]) -> list[Appended]:
         prefix = f"{{relay:{self.shard}}}:"

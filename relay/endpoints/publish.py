@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 from litestar import Request, post
-from litestar.exceptions import InternalServerException
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 
@@ -49,7 +48,6 @@ def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: 
     @post(
         "/stream/{collection:str}/{kind:str}/{ident:str}",
         operation_class=described.PUBLISH,
-        request_max_body_size=max_event_bytes + ENVELOPE_BYTES,
         status_code=201,
     )
     async def publish(request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -59,7 +57,7 @@ def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: 
         grants = guard.may_publish(scope).grants.publish
         if not grants.match(topic):
             raise Forbidden(f"the token does not grant publishing to {topic}", code="topic_not_granted")
-        body = decode(ONE, await read_json(request, body_s))
+        body = decode(ONE, await read_json(request, max_event_bytes + ENVELOPE_BYTES, body_s))
         event = checked(topic, body, key, max_event_bytes)
         (appended,) = await log.append([event])
         count(metrics, [appended])
@@ -70,12 +68,11 @@ def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: 
     @post(
         "/stream/publish",
         operation_class=described.PUBLISH_BATCH,
-        request_max_body_size=BATCH_BYTES_MAX,
         status_code=200,
     )
     async def publish_batch(request: Request[Any, Any, Any]) -> Response[bytes]:
         grants = guard.may_publish(request.scope).grants.publish
-        items = decode(MANY, await read_json(request, body_s))
+        items = decode(MANY, await read_json(request, BATCH_BYTES_MAX, body_s))
         if len(items) > BATCH_EVENTS_MAX:
             raise TooLarge(f"{len(items)} events in one batch: send {BATCH_EVENTS_MAX} at most", code="too_many_events")
         events = [checked_item(index, item, max_event_bytes) for index, item in enumerate(items)]
@@ -115,18 +112,33 @@ def answer(appended: Appended) -> dict[str, Any]:
     return {"id": event.cursor(appended.shard), "topic": event.topic, "n": event.n, "duplicate": appended.duplicate}
 
 
-async def read_json(request: Request[Any, Any, Any], limit_s: float) -> bytes:
+async def read_json(request: Request[Any, Any, Any], most: int, limit_s: float) -> bytes:
     """The body. The limit is for all of it: one for each piece, a client could stretch to hours with a byte now and then."""
     media_type = header(request.scope, b"content-type").partition(";")[0].strip().lower()
     if media_type and media_type != "application/json" and not media_type.endswith("+json"):
         raise WrongMediaType(f"a body of {media_type[:80]!r}: send JSON, with Content-Type: application/json")
     try:
         async with asyncio.timeout(limit_s):
-            return await request.body()
+            return await read_body(request, most)
     except TimeoutError as error:
         raise TooSlow(f"the body was not here after {limit_s:g} s: send it at once, in smaller batches if need be") from error
-    except InternalServerException as error:  # Litestar's word for a client that left before its body was here
-        raise Malformed("the body ended early", code="bad_json") from error
+
+
+async def read_body(request: Request[Any, Any, Any], most: int) -> bytes:
+    """Not Litestar's, which asks once more after the last byte, to be told that it was the last: 60 µs of each publish."""
+    length = header(request.scope, b"content-length")
+    announced = int(length) if length.isdecimal() else 0
+    # An HTTP/2 stream whose end nobody has read is reset after the answer.
+    ends_by_length = not request.scope["http_version"].startswith("2")
+    body = bytearray()
+    while max(announced, len(body)) <= most:
+        message = await request.receive()
+        if message["type"] != "http.request":
+            raise Malformed("the body ended early", code="bad_json")
+        body += message["body"]
+        if not message["more_body"] or (ends_by_length and len(body) == announced):
+            return bytes(body)
+    raise TooLarge(f"the body is larger than the {most} bytes that this path takes")
 
 
 def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
