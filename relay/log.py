@@ -268,8 +268,7 @@ class Appender:
             return await self.add(event)
         self._sending = asyncio.current_task()
         try:
-            (answer,) = await self._call([event])
-            return answer
+            return (await self._call([event]))[0]
         except LogUnavailable as error:
             self._fail(self._take_all(), error)
             raise

@@ -42,6 +42,8 @@ RETENTION_MS = 86_400_000  # the servers' default
 DEBUG = ("--enable-debug-command", "local")  # arguments of a Valkey that can take another `master_replid`
 FILLERS = "XYZ"  # a topic for each shard that nobody reads
 DOORS = 3  # two relays, and the polling function
+LARGE = 1000
+WAIT_S = 25  # longer than anything is waited for
 PAGES_MAX = 200
 BLOCKS_MAX = 2000
 OLDER_MAX = 8  # cursors that a client keeps to come back with
@@ -81,9 +83,9 @@ class Forget(NamedTuple):
 
 
 class Miss(NamedTuple):
-    """The tails find entries missing, so all rings are empty and all readers are behind."""
+    """The tails find entries missing before these, so all rings are empty and all readers are behind."""
 
-    shard: int
+    published: Publish
 
 
 class Renew(NamedTuple):
@@ -121,11 +123,11 @@ class Poll(NamedTuple):
 
 
 class LongPoll(NamedTuple):
-    """It waits until something is published, and that is something for it."""
+    """It waits until something is published, and at last that is something for it."""
 
     client: int
     door: int
-    during: Publish
+    during: Publish | None = None
 
 
 class Choose(NamedTuple):
@@ -133,7 +135,14 @@ class Choose(NamedTuple):
     topics: str
 
 
-Operation = Publish | Trim | TrimJournal | Expire | Forget | Miss | Renew | Flush | Connect | Read | Cut | Poll | LongPoll | Choose
+class Rush(NamedTuple):
+    """All clients come back at once, each to its process, while one thing after the other is published."""
+
+    processes: tuple[int, ...]
+    during: tuple[Publish, ...]
+
+
+Operation = Publish | Trim | TrimJournal | Expire | Forget | Miss | Renew | Flush | Connect | Read | Cut | Poll | LongPoll | Choose | Rush
 
 
 class Life(NamedTuple):
@@ -225,10 +234,11 @@ class Reality:
         for shard in self.shards:
             state: dict[bytes, bytes] = await cast(Awaitable[Any], self.servers.valkey.hgetall(f"{{relay:{shard.number}}}:shard"))
             text = {name.decode(): value.decode() for name, value in state.items()}
+            log, served_by = shard.log, (await self.servers.valkey.info("replication"))["master_replid"]
+            log.s = int(text.get("s", 0))
             if "epoch" not in text:
                 continue
-            log, served_by = shard.log, (await self.servers.valkey.info("replication"))["master_replid"]
-            log.s, log.last, log.epoch = int(text["s"]), read_id(text["last"]), self._number(text["epoch"])
+            log.last, log.epoch = read_id(text["last"]), self._number(text["epoch"])
             log.replid = shard.replid if text["replid"] == served_by else -1
             past = {self._number(name[2:]): closed.split()[0] for name, closed in text.items() if name.startswith("e:")}
             log.closed = {epoch: (read_id(last), 0) for epoch, last in past.items()}
@@ -261,11 +271,11 @@ class Reality:
     async def _post(self, drafts: Sequence[Draft], by: int) -> httpx.Response:
         http, url = self.servers.http, self.servers.doors[by]
         if len(drafts) > 1:
-            items = [{"topic": self.topics[d.topic], "event": d.name, "data": d.data, "key": d.key} for d in drafts]
+            items = [{"topic": self.topics[d.topic], "event": d.name, "data": json_of(d.data), "key": d.key} for d in drafts]
             return await http.post(f"{url}/stream/publish", json=items)
         (draft,) = drafts
         headers = {"idempotency-key": draft.key} if draft.key else {}
-        body = {"event": draft.name, "data": draft.data}
+        body = {"event": draft.name, "data": json_of(draft.data)}
         return await http.post(f"{url}/stream/{self.topics[draft.topic]}", json=body, headers=headers)
 
     def _reuses(self, drafts: Sequence[Draft]) -> bool:
@@ -296,7 +306,9 @@ class Reality:
                 await log.xtrim(self.key("topic", letter), maxlen=keep, approximate=False)
                 self.log(letter).keep(letter, keep)
                 if unseen:
-                    await self._miss(self.shape.shard_of(letter))
+                    shard = self.shape.shard_of(letter)
+                    await self._miss({shard})
+                    await self.fill([shard])
             case TrimJournal(number, keep):
                 await log.xtrim(f"{{relay:{number % self.shape.shards}}}:journal", maxlen=keep, approximate=False)
             case Expire(letter):
@@ -307,8 +319,9 @@ class Reality:
                 self.log(letter).forget(letter)
                 for reader in self.readers:
                     reader.excuse(letter)
-            case Miss(number):
-                await self._miss(number % self.shape.shards)
+            case Miss(published):
+                await self._miss({self.shape.shard_of(draft.topic) for draft in published.drafts})
+                await self.publish(published)
             case Renew():
                 await log.execute_command("DEBUG", "CHANGE-REPL-ID")  # type: ignore[no-untyped-call]
                 for each in self.shards:
@@ -323,10 +336,23 @@ class Reality:
     def log(self, letter: str) -> Mirror:
         return self.shards[self.shape.shard_of(letter)].log
 
-    async def _miss(self, number: int) -> None:
-        await cast(Awaitable[int], self.servers.valkey.hincrby(f"{{relay:{number}}}:shard", "s", 1))
-        self.shards[number].log.s += 1
-        await self.fill([number])
+    async def _miss(self, shards: Iterable[int]) -> None:
+        for number in shards:
+            await cast(Awaitable[int], self.servers.valkey.hincrby(f"{{relay:{number}}}:shard", "s", 1))
+            self.shards[number].log.s += 1
+
+    async def meanwhile(self, during: Sequence[Publish], doing: Awaitable[T]) -> T:
+        """What is published has its answers, and is in the model, before anybody judges what was said meanwhile."""
+
+        async def publish() -> None:
+            for each in during:
+                await self.publish(each)
+
+        publishing = asyncio.create_task(publish())
+        try:
+            return await doing
+        finally:
+            await publishing
 
     # What real servers say, in the model's words
 
@@ -352,10 +378,15 @@ class Reality:
             places[number] = real.Place(texts[epoch], ms - 3 * RETENTION_MS, s) if epoch else real.EARLIEST
         return write_cursor(places)
 
+    def check_whole(self, cursor: Cursor, ask: Ask) -> None:
+        """Whoever came back with less would begin at now in the shards that are left out."""
+        if any(cursor.places[shard] is None for shard in self.shape.shards_of(ask.topics)):
+            raise Violation(f"not all shards: {cursor} on {ask}")
+
     def event(self, id: str, name: str, data: Any) -> Event:
         event = self.events.get(id)
-        if event is None or (event.name, event.data) != (name, data):
-            raise Violation(f"never published: {id} {name} {data}, but {event}")
+        if event is None or (event.name, json_of(event.data)) != (name, data):
+            raise Violation(f"never published: {id} {name} {str(data)[:80]}, but {event}")
         return event
 
     def wrapped(self, item: Mapping[str, Any], name: str) -> Event:
@@ -376,11 +407,14 @@ class Reality:
         events = tuple(self.wrapped(item, item["event"]) for item in body["events"])
         cursor = self.cursor(body["cursor"], ask)
         assert cursor
+        self.check_whole(cursor, ask)
         told = tuple(self.gap(gap) for gap in (gaps if isinstance(gaps, list) else [gaps]))
         return Page(events, cursor, body["more"], body["resume"], told)
 
     def frame(self, block: Block, ask: Ask) -> Frame:
         id = self.cursor(block.last_event_id, ask)
+        if id:
+            self.check_whole(id, ask)
         match block.name:
             case "hello":
                 hello = block.json()
@@ -453,6 +487,7 @@ class Reader:
         self.ask = self.ask._replace(topics=topics)
         self.client.ask = self.ask
         self.client.promise.choose(topics)
+        self.client.cursor = self.reality.cursor(self.kept, self.ask)  # what its number counts depends on what is asked
 
     def _url(self, door: int, kind: str, **more: object) -> str:
         topics = [self.reality.topics[letter] for letter in self.ask.topics]
@@ -464,18 +499,13 @@ class Reader:
             fields += [("topic", topic) for topic in topics]
         return f"{self.servers.doors[door]}/stream/{path}/{kind}?{urlencode(fields)}"
 
-    async def _while(self, during: Sequence[Publish], doing: Awaitable[T]) -> T:
-        """What is published has its answers, and is in the model, before anybody judges what was said meanwhile."""
+    @property
+    def is_clear(self) -> bool:
+        """Whether it can be said what it is owed, if more is published while it comes. Of the newest k, it can't."""
+        return bool(self.kept) or not self.ask.k
 
-        async def publish() -> None:
-            for each in during:
-                await self.reality.publish(each)
-
-        publishing = asyncio.create_task(publish())
-        try:
-            return await doing
-        finally:
-            await publishing
+    def if_clear(self, during: Publish | None) -> Sequence[Publish]:
+        return [during] if during and self.is_clear else []
 
     def remember(self) -> None:
         if self.kept:
@@ -483,13 +513,13 @@ class Reader:
 
     # Streams
 
-    async def connect(self, process: int, during: Publish | None = None) -> None:
+    async def connect(self, process: int, during: Sequence[Publish] = ()) -> None:
         await self.cut()
         headers, cursor = {"last-event-id": self.kept}, ""
         if self.kept in ("", "earliest"):
             headers, cursor = {}, self.kept
         opening = open_stream(self.servers.http, self._url(process, "live", cursor=cursor), headers=headers)
-        self.stream = await self._while([during] if during else [], self._stack.enter_async_context(opening))
+        self.stream = await self.reality.meanwhile(during, self._stack.enter_async_context(opening))
         self.client.greeted = False
         self.client.promise.connected()
 
@@ -550,36 +580,40 @@ class Reader:
 
     # Pages
 
-    async def poll(self, door: int, limit: int, pages: int, during: Publish | None = None) -> Page:
+    async def poll(self, door: int, limit: int, pages: int, during: Sequence[Publish] = ()) -> Page:
         """Pages while there are more, and the last of them."""
         await self.cut()
         for _ in range(pages):
             expected = None if during else model.page(self.reality.env, self.reality.shards, self.ask, self.client.cursor, limit)
-            page = await self._page(door, limit, [during] if during else [])
+            page = await self._page(door, limit, during)
             if expected:
                 self._compare(page, expected, limit)
                 if not page.more:
                     self.client.promise.settled("page")
             if not page.more:
                 return page
-            during = None
+            during = ()
         if pages == PAGES_MAX:
             raise Violation("endless pages")
         return page
 
-    async def long_poll(self, door: int, during: Publish) -> None:
+    async def long_poll(self, door: int, during: Sequence[Publish]) -> None:
         """What is published while it waits ends its wait. It needs a place to wait from: now is wherever it is asked."""
         if not self.kept:
             await self.poll(door, 1, PAGES_MAX)
         wanted = Publish((Draft(self.ask.topics[0], self.ask.only or "x"),))
-        page = await self._page(door, 100, [during, wanted], wait=self.servers.limit_s)
+        page = await self._page(door, 100, [*during, wanted], wait=WAIT_S)
         if not page.events and not page.more and page.resume == "exact":
             raise Violation(f"nothing came: {page}")
 
     async def _page(self, door: int, limit: int, during: Sequence[Publish], wait: float = 0) -> Page:
         await self.cut()
         url = self._url(door, "poll", cursor=self.kept, limit=limit, wait=wait)
-        answer = await self._while(during, self.servers.http.get(url))
+        try:
+            async with asyncio.timeout(self.servers.limit_s):
+                answer = await self.reality.meanwhile(during, self.servers.http.get(url))
+        except TimeoutError as error:
+            raise Violation(f"nothing came: {url}") from error
         if answer.status_code != 200:
             raise Violation(f"no page: {answer.status_code} {answer.text}")
         self.client.promise.connected()
@@ -626,9 +660,11 @@ async def do(reality: Reality, operation: Operation, trace: list[str]) -> None:
         case Connect(client, process, start, most, during):
             reader = reality.readers[client]
             await reader.begin(start)
-            # The newest k of what? Nobody can say while more is published.
-            await reader.connect(process, during if reader.kept or not reader.ask.k else None)
+            await reader.connect(process, reader.if_clear(during))
             await reader.read(most)
+        case Rush(processes, during):
+            coming = [(reader, process) for reader, process in zip(reality.readers, processes, strict=True) if reader.is_clear]
+            await reality.meanwhile(during, asyncio.gather(*(reader.connect(process) for reader, process in coming)))
         case Read(client, most):
             await reality.readers[client].read(most)
         case Cut(client):
@@ -636,9 +672,9 @@ async def do(reality: Reality, operation: Operation, trace: list[str]) -> None:
         case Poll(client, door, start, limit, pages, during):
             reader = reality.readers[client]
             await reader.begin(start)
-            await reader.poll(door, limit, pages, during if reader.kept or not reader.ask.k else None)
+            await reader.poll(door, limit, pages, reader.if_clear(during))
         case LongPoll(client, door, during):
-            await reality.readers[client].long_poll(door, during)
+            await reality.readers[client].long_poll(door, [during] if during else [])
         case Choose(client, topics):
             await reality.readers[client].choose(topics)
         case _:
@@ -676,6 +712,11 @@ async def settle(reality: Reality) -> None:
         page = await reader.fork().poll(number % DOORS, 100, 1)
         if page.events or page.more or page.resume != "exact":
             raise Violation(f"not at the end: {page}")
+
+
+def json_of(data: int) -> int | str:
+    """A draft's data as it is published: a large number is so many characters."""
+    return data if data < LARGE else "x" * data
 
 
 def read_id(text: str) -> model.Id:
