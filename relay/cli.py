@@ -1,4 +1,4 @@
-"""The command line: `relay serve`, `demo`, `token`, `publish`, `tail`, `verify`.
+"""The command line: `relay serve`, `demo`, `token`, `publish`, `tail`, `verify`, `check`.
 
 Exit codes: 0 done; 1 it failed (the log is away, an event was refused); 2 wrong arguments or settings.
 """
@@ -124,6 +124,17 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("--rate", type=float, default=10, help="canaries a second (default: 10)")
     verify.add_argument("--clients", type=int, default=2, help="readers of each door: live, poll, long poll (default: 2)")
     verify.add_argument("--export", type=Path, metavar="FILE", help="write the figures there too, as JSON")
+
+    check = add(
+        "check",
+        run_check,
+        "look for what would hurt in production, and say what to change: settings, files, port, Valkey, and the way to a URL",
+        "relay check https://relay.example.com --origin https://app.example.com",
+    )
+    check.add_argument("url", nargs="?", default="", help="the relay's public address, to look at the way there too")
+    check.add_argument("--token", default="", help="may read and publish canary/**; made with RELAY_JWT_SECRET if that is set")
+    check.add_argument("--origin", default="", help="the origin of a page that uses the relay, as browsers send it")
+    check.add_argument("--outside", action="store_true", help="look at the URL alone, not at settings and servers here")
     return parser
 
 
@@ -174,3 +185,11 @@ def run_verify(options: argparse.Namespace) -> int:
     if not (0 < options.seconds <= 7 * 86400 and 0 < options.rate <= 1000 and 1 <= options.clients <= 100):
         raise SettingsError(["--seconds is above 0 up to a week, --rate up to 1000, --clients from 1 to 100"])
     return verify_and_print(options)
+
+
+def run_check(options: argparse.Namespace) -> int:
+    from relay.checks.command import check_and_print
+
+    if options.outside and not options.url:
+        raise SettingsError(["--outside looks at a URL: name it"])
+    return check_and_print(options)

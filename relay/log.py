@@ -40,7 +40,10 @@ APPEND_BYTES_MAX = 1 << 20
 WAITING_EVENTS_MAX = 10_000  # appends of this process that haven't been sent yet
 WAITING_BYTES_MAX = 64 << 20
 EPOCH_BYTES = 4
-DESCRIBED = ("valkey_version", "used_memory", "maxmemory", "maxmemory_policy", "role", "uptime_in_seconds")
+DESCRIBED = (
+    "valkey_version", "used_memory", "maxmemory", "maxmemory_policy", "role", "uptime_in_seconds", "server_time_usec",
+    "aof_enabled", "aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status",
+)  # fmt: skip
 
 
 class NewEvent(msgspec.Struct, frozen=True):

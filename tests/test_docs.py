@@ -83,7 +83,7 @@ def metrics() -> Iterator[tuple[str, ...]]:
 
 
 def modules() -> list[Path]:
-    return [path for folder in ("relay", "relay/endpoints", "fallback") for path in sorted((ROOT / folder).glob("*.py"))]
+    return [path for folder in ("relay", "relay/checks", "relay/endpoints", "fallback") for path in sorted((ROOT / folder).glob("*.py"))]
 
 
 def first_line(path: Path) -> str:

