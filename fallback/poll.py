@@ -15,7 +15,7 @@ from litestar.response import Response
 
 from fallback import described
 from fallback.page import Page, body, cache_control, etag, pace_ms, read_page
-from relay.answers import json_answer
+from relay.answers import is_known, json_answer
 from relay.cursor import Cursor, Place
 from relay.edge import topic_of
 from relay.errors import Unavailable
@@ -62,7 +62,7 @@ def poll_handlers(guard: Guard, log: Log, waiting: Waiting, observer: Observer, 
             "cache-control": cache_control(query, page, anonymous=is_anonymous(scope, guard, query)),
             "vary": VARY,
         }
-        if tag in [part.strip().removeprefix("W/") for part in header(scope, b"if-none-match").split(",")]:
+        if is_known(header(scope, b"if-none-match"), tag):
             observer.paged(page.resume, 304)
             return Response(b"", status_code=304, headers=headers)
         observer.paged(page.resume, 200)

@@ -35,6 +35,11 @@ def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = 
     )
 
 
+def is_known(if_none_match: str, tag: str) -> bool:
+    """Whether the client has what this ETag names (RFC 9110, section 13.1.2)."""
+    return tag in [part.strip().removeprefix("W/") for part in if_none_match.split(",")]
+
+
 def problem_headers(problem: Problem) -> dict[str, str]:
     headers = {"cache-control": "no-store", "content-type": PROBLEM_TYPE}
     if problem.temporary:

@@ -20,6 +20,7 @@ from relay.cursor import Place
 from relay.edge import Edge, Receive, Send
 from relay.embedded import die_with
 from relay.endpoints.live import Admitted, Refusal, live_handlers
+from relay.endpoints.pages import page_handlers
 from relay.endpoints.publish import publish_handlers
 from relay.endpoints.status import Status, status_handlers
 from relay.errors import TooMany
@@ -63,6 +64,7 @@ class Relay:
                 *poll_handlers(self.guard, self.log, self.waiting, self.metrics, self.load),
                 *publish_handlers(self.guard, self.log, self.metrics, settings.max_event_bytes, settings.request_seconds),
                 *status_handlers(self.guard, self.status, self.metrics, settings.metrics_token, lambda: self.streams.draining),
+                *page_handlers(),
             ],
             lifespan=[self.lifespan],
             exception_handlers={Exception: answer_error},

@@ -289,6 +289,8 @@ ANSWERS = [
     ("healthz", 200, "/healthz", {}),
     ("readyz", 200, "/readyz", {}),
     ("metrics", 200, "/metrics", {}),
+    ("client", 200, "/stream/client.js", {}),
+    ("clientTypes", 200, "/stream/client.d.ts", {}),
     ("openapi", 200, PATH, {}),
 ]
 # Answers that take more than one request, or another relay: the tests below.
@@ -296,6 +298,8 @@ OTHERWISE = {
     ("publish", 200),
     ("publish", 408),
     ("publishBatch", 408),
+    ("client", 304),
+    ("clientTypes", 304),
     ("pollTopic", 304),
     ("poll", 304),
     ("pollTopic", 429),
@@ -349,6 +353,12 @@ def test_an_unchanged_page_is_answered_as_described(document: Document, relay: R
     first = ask(document, relay.url, operation, path, params=at, headers=READABLE)
     second = ask(document, relay.url, operation, path, params=at, headers=READABLE | {"if-none-match": first.headers["etag"]})
     assert second.status_code == 304
+
+
+@pytest.mark.parametrize(("operation", "path"), [("client", "/stream/client.js"), ("clientTypes", "/stream/client.d.ts")])
+def test_an_unchanged_file_is_answered_as_described(document: Document, relay: Relay, operation: str, path: str) -> None:
+    first = ask(document, relay.url, operation, path)
+    assert ask(document, relay.url, operation, path, headers={"if-none-match": first.headers["etag"]}).status_code == 304
 
 
 def test_limits_and_outages_are_answered_as_described(document: Document, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """How the relay's endpoints are described in OpenAPI."""
 
+from litestar.openapi.spec import Operation
+
 from relay.errors import (
     Forbidden,
     Malformed,
@@ -309,4 +311,47 @@ METRICS = operation(
         **problems(Unauthorized),
     },
     security=[{"metrics": []}, {}],
+)
+
+# Files for browsers
+
+JAVASCRIPT = "text/javascript"  # Litestar adds the charset to what begins with text/
+TYPESCRIPT = "text/typescript"
+
+
+def static_file(operation_id: str, summary: str, description: str, media_type: str, example: str) -> type[Operation]:
+    headers = {
+        "ETag": header_of("Send it as `If-None-Match`."),
+        "Cache-Control": header_of("Kept for minutes.", {"type": "string", "pattern": "^public, max-age="}),
+    }
+    return operation(
+        operation_id,
+        summary,
+        f"{description} Pages of any origin may load it, and anybody may keep it.",
+        tag="service",
+        responses={
+            "200": {
+                "description": "The file.",
+                "headers": {**headers, "Access-Control-Allow-Origin": header_of("Any origin.", {"const": "*"})},
+                "content": {f"{media_type}; charset=utf-8": {"schema": {"type": "string"}, "example": example}},
+            },
+            "304": {"description": "It is what this `ETag` names.", "headers": headers},
+        },
+        security=ANYBODY,
+    )
+
+
+CLIENT = static_file(
+    "client",
+    "The client for browsers, an ES module",
+    "`RelayStream` reads streams, or pages where something on the way holds streams back.",
+    JAVASCRIPT,
+    "export class RelayStream extends EventTarget {}",
+)
+CLIENT_TYPES = static_file(
+    "clientTypes",
+    "Its types, for TypeScript",
+    "Declares what `client.js` exports.",
+    TYPESCRIPT,
+    "export declare class RelayStream extends EventTarget {}",
 )
