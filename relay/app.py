@@ -51,7 +51,7 @@ class Relay:
         pace = Pace(settings.heartbeat_seconds, settings.stream_max_seconds, settings.send_seconds)
         self.streams = Streams(self.log, self.hub, pace, self.metrics)
         self.tails = [Tail(self.log, self.hub, shard, self.metrics) for shard in range(settings.shards)]
-        self.status = Status(self.log, self.hub, self.tails, self.admission)
+        self.status = Status(self.log, self.hub, self.tails, self.admission, lambda: self.streams.draining)
         self.guard = guard_of(settings)
         self._waits: set[asyncio.Event] = set()  # of the polls that wait
         self._tasks: list[asyncio.Task[None]] = []
@@ -63,7 +63,7 @@ class Relay:
                 *live_handlers(self.guard, self.log),
                 *poll_handlers(self.guard, self.log, self.waiting, self.metrics, self.load),
                 *publish_handlers(self.guard, self.log, self.metrics, settings.max_event_bytes, settings.request_seconds),
-                *status_handlers(self.guard, self.status, self.metrics, settings.metrics_token, lambda: self.streams.draining),
+                *status_handlers(self.guard, self.status, self.metrics, settings.metrics_token),
                 *page_handlers(),
             ],
             lifespan=[self.lifespan],
@@ -123,6 +123,7 @@ class Relay:
         spare_the_collector()
         restore = on_signals(lambda: loop.call_soon_threadsafe(drain))
         self._start(*(tail.run() for tail in self.tails), self.streams.beat(), self._tick(), self._limit_sends())
+        self._start(self.status.fleet.report())
         self._start(limit_silence(self.settings.port, self.settings.request_seconds))
         try:
             yield

@@ -9,6 +9,7 @@ spreads shards, never splits one:
     {relay:0}:head:<topic>   hash: the topic's number and last id; outlives its events
     {relay:0}:idem:<topic> <key>   hash: the first answer to an idempotency key
     {relay:0}:shards         how many shards there are
+    {relay:0}:fleet          hash: what each process says of itself
 
 An append is never repeated by the client library: its outcome is unknown when a connection dies, and only the publisher
 can say, with a key, that it is the same one again. So an error here is `LogUnavailable` and nothing is retried.
@@ -40,6 +41,7 @@ APPEND_BYTES_MAX = 1 << 20
 WAITING_EVENTS_MAX = 10_000  # appends of this process that haven't been sent yet
 WAITING_BYTES_MAX = 64 << 20
 EPOCH_BYTES = 4
+FLEET = "{relay:0}:fleet"
 DESCRIBED = (
     "valkey_version", "used_memory", "maxmemory", "maxmemory_policy", "role", "uptime_in_seconds", "server_time_usec",
     "aof_enabled", "aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status",
@@ -100,7 +102,7 @@ def load_script(name: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-APPEND, READ = load_script("append"), load_script("read")
+APPEND, READ, REPORT = load_script("append"), load_script("read"), load_script("report")
 
 
 class Log:
@@ -247,6 +249,26 @@ class Log:
             info = (await server.call("INFO")).decode()
         found = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
         return {name: found[name] for name in DESCRIBED if name in found}
+
+    async def report(self, process: str, figures: bytes, life_ms: int) -> None:
+        """Leaves what a process says of itself, for so long."""
+        self._check_reachable(0)
+        async with self.servers.of(0) as server:
+            await REPORT.call(server, [FLEET], [process, figures, life_ms])
+
+    async def reports(self, life_ms: int) -> dict[str, bytes]:
+        """What processes have said of themselves within this time, by process."""
+        self._check_reachable(0)
+        async with self.servers.of(0) as server:
+            (seconds, microseconds), stored = await server.call_many([("TIME",), ("HGETALL", FLEET)])
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        parted = {name.decode(): value.partition(b" ") for name, value in zip(stored[::2], stored[1::2], strict=True)}
+        return {name: figures for name, (at_ms, _, figures) in parted.items() if int(at_ms) + life_ms >= now_ms}
+
+    async def retract(self, process: str) -> None:
+        self._check_reachable(0)
+        async with self.servers.of(0) as server:
+            await server.call("HDEL", FLEET, process)
 
     async def close(self) -> None:
         for appender in self._appenders:

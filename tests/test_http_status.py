@@ -1,13 +1,21 @@
 """How a relay is: for people, for balancers, for Prometheus; and who sees what of it."""
 
+import asyncio
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import relay as relay_package
+from relay.event import Retention
+from relay.log import open_log
+from relay.status_page import page
 from tests.asking import AUTH, Asker, asking, bearer, check_problem
-from tests.servers import Relay, Valkey, topic
+from tests.servers import Relay, Valkey, topic, wait_for
+
+LIMIT_S = 10
 
 METRICS_TOKEN = "a-token-of-prometheus"
 
@@ -29,7 +37,7 @@ def test_a_relay_is_alive_and_ready_and_says_so_to_anybody(asker: Asker, path: s
 
 # Status
 
-INSIDES = ("host", "pid", "valkey_server", "busiest_topics", "source", "sources", "fingerprint", "shards", "retention")
+INSIDES = ("host", "pid", "fleet", "valkey_server", "busiest_topics", "source", "sources", "fingerprint", "shards", "retention")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +86,70 @@ def test_the_status_counts_what_is_open(asker: Asker) -> None:
     assert during["events"] > before["events"]
     assert during["deliveries"] > before["deliveries"]
     assert during["tail"]["connected"] is True
+
+
+def test_a_browser_gets_the_status_as_a_page_that_loads_and_runs_nothing(asker: Asker) -> None:
+    own = topic()
+    with asker.live(f"/stream/{own}/v1/live") as stream:
+        stream.next()
+        answer = asker.get("/stream/status", headers={**bearer(admin=["status"]), "accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    assert own in answer.text
+    assert "<script" not in answer.text
+    for accept in ("*/*", "application/json", ""):
+        assert asker.get("/stream/status", headers={"accept": accept}).headers["content-type"] == "application/json"
+
+
+def test_a_page_shows_what_it_is_given_as_text() -> None:
+    text = page(
+        {"version": "<b>", "lag_ms": None, "connected": True, "fleet": [{"host": "<script>", "pid": 1}], "tail": {"a&b": []}}
+    ).decode()
+    assert "<b>" not in text
+    assert "<script>" not in text
+    assert "a&amp;b" in text
+
+
+def test_each_process_answers_for_the_fleet(tmp_path: Path) -> None:
+    server = Valkey(tmp_path / "valkey").start()
+    relays = [Relay(tmp_path / "relay", server.url) for _ in range(2)]
+    own = topic()
+    try:
+        with asking(relays[0]) as first, asking(relays[1]) as second:
+            with first.live(f"/stream/{own}/v1/live") as one, second.live(f"/stream/{own}/v1/live") as other:
+                one.next()
+                other.next()
+                for asker in (first, second):
+                    wait_for("both are counted", partial(counts, asker, "connections", 2))
+                    status = asker.page("/stream/status", headers=bearer(admin=["status"]))
+                    assert status["processes"] == 2
+                    assert {each["connections"] for each in status["fleet"]} == {1}
+                    assert len({each["pid"] for each in status["fleet"]}) == 2
+            relays[1].stop()
+            wait_for("it says that it ends", partial(counts, first, "processes", 1))
+            server.kill()
+            wait_for("it is alone", partial(counts, first, "valkey", "away"))
+            assert first.page("/stream/status")["processes"] == 1
+    finally:
+        server.kill()
+
+
+def counts(asker: Asker, name: str, value: object) -> bool:
+    return bool(asker.page("/stream/status")[name] == value)
+
+
+@pytest.mark.anyio
+async def test_a_process_that_says_nothing_more_is_forgotten(valkey: Valkey) -> None:
+    async with asyncio.timeout(LIMIT_S), open_log(valkey.url, 1, Retention(60_000, 100, 100, 60_000)) as log:
+        await log.report("killed", b"{}", 60_000)
+        await log.report("alive", b"{}", 60_000)
+        assert {"killed", "alive"} <= set(await log.reports(60_000))
+        while "killed" in await log.reports(1):
+            pass
+        await log.retract("alive")
+        assert "alive" not in await log.reports(60_000)
 
 
 # Metrics

@@ -197,31 +197,43 @@ log: a batch whose items have keys is safe to repeat.
 COUNT: Json = {"type": "integer", "minimum": 0}
 RATE: Json = {"type": "number", "minimum": 0, "description": "A second, over the last ten."}
 HERE: Json = {"enum": ["here", "away"], "description": "Whether the log's server answers."}
+TAIL: Json = {
+    "connected": {"type": "boolean"},
+    "lag_ms": nullable({"type": "number"}, "Age of the newest event when it was read; null before the first."),
+    "restarts": {**COUNT, "description": "Times it had to begin again at the log's end."},
+}
 TOTALS: Json = {
-    "version": {"type": "string"},
-    "uptime_s": COUNT,
+    "version": {"type": "string", "description": "Of the process that answers."},
+    "uptime_s": {**COUNT, "description": "The same."},
+    "processes": {"type": "integer", "minimum": 1, "description": "How many serve this log; the others as of a few seconds ago."},
+    "versions": {"type": "array", "items": {"type": "string"}},
     "connections": {**COUNT, "description": "Open streams."},
     "behind": {**COUNT, "description": "Streams that still read what they have missed."},
     "waiting_polls": COUNT,
-    "topics": {**COUNT, "description": "Topics with open streams."},
+    "topics": {**COUNT, "description": "Topics with open streams, of the process that has the most."},
     "audiences": {**COUNT, "description": "Groups of streams that get the same bytes."},
-    "events": {**COUNT, "description": "Events that this process has seen in the log."},
-    "deliveries": {**COUNT, "description": "Events that it has pushed to streams."},
+    "events": {**COUNT, "description": "Events seen in the log, by the process that has seen the most."},
+    "deliveries": {**COUNT, "description": "Events pushed to streams."},
     "events_per_s": RATE,
     "deliveries_per_s": RATE,
-    "tail": closed(
-        {
-            "connected": {"type": "boolean"},
-            "lag_ms": nullable({"type": "number"}, "Age of the newest event when it was read; null before the first."),
-            "restarts": {**COUNT, "description": "Times it had to begin again at the log's end."},
-        },
-        description="What reads the log's end for this process.",
-    ),
+    "tail": closed(TAIL, description="What reads the log's end, in each process."),
     "valkey": HERE,
 }
+FIGURES: Json = closed(
+    {
+        "host": {"type": "string"},
+        "pid": COUNT,
+        "version": {"type": "string"},
+        **dict.fromkeys(("uptime_s", "connections", "behind", "waiting_polls", "topics", "audiences", "events", "deliveries"), COUNT),
+        **dict.fromkeys(("events_per_s", "deliveries_per_s"), RATE),
+        **TAIL,
+        "draining": {"type": "boolean"},
+    }
+)
 DETAILS: Json = {
     "host": {"type": "string"},
     "pid": COUNT,
+    "fleet": {"type": "array", "items": FIGURES, "description": "Each process; the one that answers comes first."},
     "valkey_server": nullable({"type": "object"}, "The server's own figures; null while it is away."),
     "shards": {"type": "integer", "minimum": 1},
     "retention": closed({"seconds": COUNT, "topic_events": COUNT, "journal_events": COUNT}),
@@ -234,6 +246,8 @@ DETAILS: Json = {
 TOTALS_SAMPLE: Json = {
     "version": "0.1.0",
     "uptime_s": 5025,
+    "processes": 1,
+    "versions": ["0.1.0"],
     "connections": 812,
     "behind": 3,
     "waiting_polls": 14,
@@ -250,6 +264,15 @@ DETAILS_SAMPLE: Json = {
     **TOTALS_SAMPLE,
     "host": "relay-1",
     "pid": 4711,
+    "fleet": [
+        {
+            "host": "relay-1",
+            "pid": 4711,
+            **{name: TOTALS_SAMPLE[name] for name in FIGURES["properties"] if name in TOTALS_SAMPLE},
+            **TOTALS_SAMPLE["tail"],
+            "draining": False,
+        }
+    ],
     "valkey_server": {"valkey_version": "9.1.2", "used_memory": 104857600, "maxmemory_policy": "noeviction", "role": "master"},
     "shards": 1,
     "retention": {"seconds": 86400, "topic_events": 10000, "journal_events": 100000},
@@ -259,13 +282,17 @@ READINESS = closed({"status": {"enum": ["ready", "draining"]}, "valkey": HERE})
 
 STATUS = operation(
     "status",
-    "How this process is",
-    'Totals of the process that answers. A token with `admin: ["status"]` also sees its host, the log\'s server and the busiest topics.',
+    "How the fleet is",
+    "Totals of all processes that serve this log; of the one that answers alone, while the log is away. A token with "
+    '`admin: ["status"]` also sees each of them, the log\'s server, and the busiest topics of the one that answers.',
     tag="service",
     responses={
         "200": {
             "description": "Totals, and with such a token details.",
-            "content": json_content(schema_ref("Status"), totals=TOTALS_SAMPLE, details=DETAILS_SAMPLE),
+            "content": {
+                **json_content(schema_ref("Status"), totals=TOTALS_SAMPLE, details=DETAILS_SAMPLE),
+                "text/html; charset=utf-8": {"schema": {"type": "string"}, "example": "<!doctype html>"},
+            },
         },
         **problems(Malformed, Unauthorized, Forbidden),
     },

@@ -1,4 +1,4 @@
-"""How this process is, for people, balancers and Prometheus."""
+"""How the fleet is, for people; and this process, for balancers and Prometheus."""
 
 import hmac
 import os
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
@@ -16,12 +17,15 @@ from relay.admission import Admission
 from relay.answers import json_answer
 from relay.endpoints import described
 from relay.errors import LogUnavailable, Unauthorized
+from relay.fleet import Figures, Fleet, sum_up
 from relay.guard import Guard, header
 from relay.hub import Hub
 from relay.log import Log
 from relay.metrics import CONTENT_TYPE, Metrics
+from relay.status_page import POLICY, page
 from relay.tail import Tail
 
+VARY = "Accept, Origin"
 RATE_S = 10  # rates are means over so many seconds
 
 
@@ -42,51 +46,58 @@ class Rates:
 
 
 class Status:
-    """What the status says of this process."""
+    """What the status says: of this process, and of the fleet."""
 
-    def __init__(self, log: Log, hub: Hub, tails: Sequence[Tail], admission: Admission) -> None:
-        self.log, self.hub, self.tails, self.admission = log, hub, tails, admission
+    def __init__(self, log: Log, hub: Hub, tails: Sequence[Tail], admission: Admission, draining: Callable[[], bool]) -> None:
+        self.log, self.hub, self.tails, self.admission, self.draining = log, hub, tails, admission, draining
         self.rates = Rates()
+        self.fleet = Fleet(log, self.own)
         self._started = time.monotonic()
 
     def tick(self) -> None:
         hub = self.hub.statistics()
         self.rates.tick(hub.events, hub.deliveries)
 
-    async def totals(self) -> dict[str, Any]:
+    def own(self) -> Figures:
         hub = self.hub.statistics()
         tails = [tail.statistics() for tail in self.tails]
         events, deliveries = self.rates.per_second() or (0.0, 0.0)
-        return {
-            "version": relay.__version__,
-            "uptime_s": round(time.monotonic() - self._started),
-            "connections": hub.readers,
-            "behind": hub.behind,
-            "waiting_polls": self.admission.held - hub.readers,
-            "topics": hub.topics,
-            "audiences": hub.audiences,
-            "events": hub.events,
-            "deliveries": hub.deliveries,
-            "events_per_s": events,
-            "deliveries_per_s": deliveries,
-            "tail": {
-                "connected": all(tail.connected for tail in tails),
-                "lag_ms": max((tail.lag_ms for tail in tails if tail.lag_ms is not None), default=None),
-                "restarts": sum(tail.restarts for tail in tails),
-            },
-            "valkey": "here" if all(tail.connected for tail in tails) else "away",
-        }
+        return Figures(
+            host=platform.node(),
+            pid=os.getpid(),
+            version=relay.__version__,
+            uptime_s=round(time.monotonic() - self._started),
+            connections=hub.readers,
+            behind=hub.behind,
+            waiting_polls=self.admission.held - hub.readers,
+            topics=hub.topics,
+            audiences=hub.audiences,
+            events=hub.events,
+            deliveries=hub.deliveries,
+            events_per_s=events,
+            deliveries_per_s=deliveries,
+            connected=all(tail.connected for tail in tails),
+            lag_ms=max((tail.lag_ms for tail in tails if tail.lag_ms is not None), default=None),
+            restarts=sum(tail.restarts for tail in tails),
+            draining=self.draining(),
+        )
 
-    async def details(self) -> dict[str, Any]:
-        """What only administrators see: hosts, and the log's server."""
+    def totals(self, fleet: Sequence[Figures]) -> dict[str, Any]:
+        own = fleet[0]
+        here = "here" if own.connected else "away"
+        return {"version": own.version, "uptime_s": own.uptime_s, **sum_up(fleet), "valkey": here}
+
+    async def details(self, fleet: Sequence[Figures]) -> dict[str, Any]:
+        """What only administrators see: hosts, topics, and the log's server."""
         try:
             server: dict[str, Any] | None = await self.log.describe()
         except LogUnavailable:
             server = None
         kept = self.log.retention
         return {
-            "host": platform.node(),
-            "pid": os.getpid(),
+            "host": fleet[0].host,
+            "pid": fleet[0].pid,
+            "fleet": fleet,
             "valkey_server": server,
             "shards": self.log.shards,
             "retention": {
@@ -98,15 +109,24 @@ class Status:
         }
 
 
-def status_handlers(
-    guard: Guard, status: Status, metrics: Metrics, metrics_token: str, draining: Callable[[], bool]
-) -> list[HTTPRouteHandler]:
+def wants_page(accept: str) -> bool:
+    """Whether a person's browser asks. Programs that name no type, or any, get JSON."""
+    return any(part.partition(";")[0].strip().lower() == "text/html" for part in accept.split(","))
+
+
+def status_handlers(guard: Guard, status: Status, metrics: Metrics, metrics_token: str) -> list[HTTPRouteHandler]:
     @get("/stream/status", operation_class=described.STATUS)
     async def show_status(request: Request[Any, Any, Any]) -> Response[bytes]:
         scope: Any = request.scope
         guard.check_origin(scope)
         detailed = guard.sees_status(scope)
-        return json_answer({**await status.totals(), **(await status.details() if detailed else {})})
+        fleet = await status.fleet.all()
+        told = {**status.totals(fleet), **(await status.details(fleet) if detailed else {})}
+        if wants_page(header(scope, b"accept")):
+            return Response(
+                page(msgspec.to_builtins(told)), media_type="text/html", headers={"content-security-policy": POLICY, "vary": VARY}
+            )
+        return json_answer(told, headers={"vary": VARY})
 
     @get("/healthz", operation_class=described.HEALTH)
     async def healthz() -> Response[bytes]:
@@ -116,7 +136,7 @@ def status_handlers(
     async def readyz() -> Response[bytes]:
         """An outage of Valkey doesn't turn it red: a balancer that finds all red answers 503, which ends every EventSource."""
         here = all(tail.statistics().connected for tail in status.tails)
-        ready = not draining()
+        ready = not status.draining()
         body = {"status": "ready" if ready else "draining", "valkey": "here" if here else "away"}
         return json_answer(body, 200 if ready else 503, None if ready else {"retry-after": "5"})
 
