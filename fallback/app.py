@@ -19,6 +19,7 @@ from relay.errors import SettingsError
 from relay.guard import guard_of
 from relay.log import Log
 from relay.openapi import openapi_config
+from relay.refusals import Refusals
 from relay.settings import read_settings, retention_of
 from relay.span import Gap
 
@@ -64,4 +65,4 @@ def create_app() -> Edge:
         openapi_config=openapi_config(relay.__version__),
         logging_config=None,
     )
-    return Edge(app, guard)
+    return Edge(app, guard, Refusals(lambda code: None).refused)

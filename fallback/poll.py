@@ -18,7 +18,6 @@ from fallback.page import Page, body, cache_control, etag, pace_ms, read_page
 from relay.answers import is_known, json_answer
 from relay.cursor import Cursor, Place
 from relay.edge import topic_of
-from relay.errors import Unavailable
 from relay.guard import COOKIES, Guard, header
 from relay.log import Log
 from relay.query import ReadQuery, parse_fields, parse_read
@@ -51,7 +50,10 @@ def poll_handlers(guard: Guard, log: Log, waiting: Waiting, observer: Observer, 
         identity = guard.may_read(scope, query.topics)
         who = identity.sub or guard.address(scope)
         if query.wait_s:
-            page = await while_connected(request.receive, wait_for_page(log, query, waiting, who))
+            waited = await while_connected(request.receive, wait_for_page(log, query, waiting, who))
+            if waited is None:
+                return Response(b"", status_code=204)  # the client has left
+            page = waited
         else:
             page = await read_page(log, query)
         for gap in page.gaps:
@@ -109,8 +111,8 @@ async def wait_for_page(log: Log, query: ReadQuery, waiting: Waiting, who: str) 
     return msgspec.structs.replace(page, resume=resume) if page.resume == "exact" else page
 
 
-async def while_connected(receive: Callable[[], Awaitable[Any]], work: Coroutine[Any, Any, Page]) -> Page:
-    """The work's result; the work ends when the client leaves, so that nobody's wait takes a place."""
+async def while_connected(receive: Callable[[], Awaitable[Any]], work: Coroutine[Any, Any, Page]) -> Page | None:
+    """The work's result; None if the client leaves, at which it ends, so that nobody's wait takes a place."""
 
     async def client_leaves() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -119,9 +121,7 @@ async def while_connected(receive: Callable[[], Awaitable[Any]], work: Coroutine
     working, leaving = asyncio.create_task(work), asyncio.create_task(client_leaves())
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Unavailable("the client left")  # told to nobody
-        return working.result()
+        return working.result() if working.done() else None
     finally:
         working.cancel()
         leaving.cancel()

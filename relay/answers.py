@@ -1,6 +1,7 @@
 """Answers that every door gives alike: JSON, and problem details (RFC 9457) for whatever goes wrong."""
 
 import logging
+import math
 from typing import Any
 
 import msgspec
@@ -9,7 +10,6 @@ from litestar.exceptions import HTTPException
 from litestar.response import Response
 
 from relay.errors import (
-    LogAway,
     LogUnavailable,
     MethodNotAllowed,
     NotFound,
@@ -20,6 +20,7 @@ from relay.errors import (
 )
 
 PROBLEM_TYPE = "application/problem+json"
+TOLD = "relay.problem"  # where in a request's scope the problem is that its client was told
 RETRY_AFTER_S = 2
 
 logger = logging.getLogger("relay")
@@ -43,7 +44,7 @@ def is_known(if_none_match: str, tag: str) -> bool:
 def problem_headers(problem: Problem) -> dict[str, str]:
     headers = {"cache-control": "no-store", "content-type": PROBLEM_TYPE}
     if problem.temporary:
-        headers["retry-after"] = str(problem.retry_after_s or RETRY_AFTER_S)
+        headers["retry-after"] = str(math.ceil(problem.retry_after_s or RETRY_AFTER_S))
     if problem.status == 401:
         headers["www-authenticate"] = "Bearer"  # RFC 6750, section 3
     return headers
@@ -73,9 +74,7 @@ def as_problem(error: Exception) -> Problem:
         case Problem():
             return error
         case LogUnavailable():
-            if not isinstance(error, LogAway):
-                logger.warning("the log did not answer: %s", error)
-            return Unavailable("the log is away: try again, with an idempotency key if you publish")
+            return Unavailable.of(error)
         case HTTPException(status_code=404):
             return NotFound("there is nothing at this path: see /schema/openapi.json")
         case HTTPException(status_code=405):
@@ -92,4 +91,6 @@ def as_problem(error: Exception) -> Problem:
 def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Litestar's exception handler."""
     allow = (getattr(error, "headers", None) or {}).get("Allow") or (getattr(error, "headers", None) or {}).get("allow")
-    return problem_answer(as_problem(error), {"allow": allow} if allow else None)
+    scope: Any = request.scope
+    problem = scope[TOLD] = as_problem(error)
+    return problem_answer(problem, {"allow": allow} if allow else None)

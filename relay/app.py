@@ -5,6 +5,7 @@ import gc
 import logging
 import multiprocessing
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -13,17 +14,17 @@ from litestar import Litestar
 
 import relay
 from fallback.poll import Wait, poll_handlers
-from relay.admission import Admission
+from relay.admission import Admission, Beginning
 from relay.answers import answer_error
 from relay.connections import hang_up, limit_sends, limit_silence
 from relay.cursor import Place
 from relay.edge import Edge, Receive, Send
 from relay.embedded import die_with
-from relay.endpoints.live import Admitted, Refusal, live_handlers
+from relay.endpoints.live import Admitted, Refused, live_handlers
 from relay.endpoints.pages import page_handlers
 from relay.endpoints.publish import publish_handlers
 from relay.endpoints.status import Status, status_handlers
-from relay.errors import TooMany
+from relay.errors import Problem
 from relay.follow import Pace, Streams, refuse, spread
 from relay.guard import guard_of
 from relay.hub import Hub
@@ -31,6 +32,7 @@ from relay.log import Log
 from relay.logs import set_up_logs
 from relay.metrics import Metrics
 from relay.openapi import openapi_config
+from relay.refusals import Refusals
 from relay.settings import Settings, read_settings, retention_of
 from relay.tail import Tail
 
@@ -47,9 +49,12 @@ class Relay:
         self.log = Log(settings.valkey_url, settings.shards, retention_of(settings))
         self.hub = Hub(settings.shards)
         self.metrics = Metrics()
-        self.admission = Admission(settings.max_streams, settings.max_streams_per_sub)
+        connects = settings.connects_per_second
+        beginning = Beginning(connects, time.monotonic) if connects else None
+        self.admission = Admission(settings.max_streams, settings.max_streams_per_sub, beginning)
         pace = Pace(settings.heartbeat_seconds, settings.stream_max_seconds, settings.send_seconds)
-        self.streams = Streams(self.log, self.hub, pace, self.metrics)
+        self.refusals = Refusals(lambda code: self.metrics.refused.labels(code).inc())
+        self.streams = Streams(self.log, self.hub, pace, self.metrics, self.refusals.refused)
         self.tails = [Tail(self.log, self.hub, shard, self.metrics) for shard in range(settings.shards)]
         self.status = Status(self.log, self.hub, self.tails, self.admission, lambda: self.streams.draining)
         self.guard = guard_of(settings)
@@ -71,19 +76,20 @@ class Relay:
             openapi_config=openapi_config(relay.__version__),
             logging_config=None,
         )
-        return Edge(litestar, self.guard, self.run_stream)
+        return Edge(litestar, self.guard, self.refusals.refused, self.run_stream)
 
     async def run_stream(self, stream: Any, headers: list[tuple[bytes, bytes]], receive: Receive, send: Send) -> None:
         """What an admitted reader gets; a refusal is told so that an EventSource comes back."""
-        if isinstance(stream, Refusal):
-            return await refuse(send, stream.reason, headers, stream)
+        if isinstance(stream, Refused):
+            self.refusals.refused(stream.problem)
+            return await refuse(send, stream.problem, headers, stream)
         assert isinstance(stream, Admitted)
         try:
             with self.admission.hold(stream.who):
                 await self.streams.run(stream, headers, receive, send)
-        except TooMany as problem:
-            self.metrics.refused.labels(problem.code).inc()
-            await refuse(send, "busy", headers, stream)
+        except Problem as problem:
+            self.refusals.refused(problem)
+            await refuse(send, problem, headers, stream)
 
     def load(self) -> float:
         return self.admission.held / self.admission.most
@@ -151,6 +157,7 @@ class Relay:
             metrics.log_up.set(all(tail.connected for tail in tails))
             metrics.tail_lag.set(max((tail.lag_ms or 0 for tail in tails), default=0) / 1000)
             metrics.totals(hub.deliveries, hub.events)
+            self.refusals.flush()
             self.status.tick()
             await asyncio.sleep(1)
 

@@ -18,7 +18,7 @@ import msgspec
 from litestar import Litestar
 from litestar.response import Response
 
-from relay.answers import problem_message
+from relay.answers import TOLD, problem_message
 from relay.errors import Malformed, Problem
 from relay.guard import PREFLIGHT, Guard, header
 from relay.topic import decode_part, parse_topic
@@ -54,8 +54,8 @@ class Hold(Response[None]):
 class Edge:
     """The ASGI application that the server runs."""
 
-    def __init__(self, app: Litestar, guard: Guard, run: Runner | None = None) -> None:
-        self.app, self.guard, self.run = app, guard, run
+    def __init__(self, app: Litestar, guard: Guard, refused: Callable[[Problem], None], run: Runner | None = None) -> None:
+        self.app, self.guard, self.refused, self.run = app, guard, refused, run
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,10 +67,14 @@ class Edge:
         try:
             scope["path"] = decoded_path(scope)
         except Problem as problem:
+            self.refused(problem)
             for message in problem_message(problem):
                 await answer(message)
             return None
         await self.app(scope, receive, answer)
+        told = scope.pop(TOLD, None)  # not left there: its traceback leads back to the scope
+        if told is not None:
+            self.refused(told)
         stream = scope.get(HOLD)
         if stream is not None and self.run:
             # A stream lasts for hours, and its scope would with it: the caller's frame holds the dict, so it is emptied.

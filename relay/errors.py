@@ -49,12 +49,21 @@ class Problem(RelayError):
     code = "internal"
     title = "Internal error"
 
-    def __init__(self, detail: str, *, code: str | None = None, retry_after_s: int | None = None, index: int | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+        index: int | None = None,
+        cause: str | None = None,
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.code = code or self.code
         self.retry_after_s = retry_after_s
         self.index = index  # which item of a batch
+        self.cause = cause or detail  # what the operator is told, and no client
 
     @property
     def temporary(self) -> bool:
@@ -120,3 +129,8 @@ class TooMany(Problem):
 
 class Unavailable(Problem):
     status, code, title = 503, "unavailable", "Unavailable for now"
+
+    @staticmethod
+    def of(error: LogUnavailable) -> "Unavailable":
+        cause = "the log is away" if isinstance(error, LogAway) else f"the log did not answer: {error}"
+        return Unavailable("the log is away: try again, with an idempotency key if you publish", cause=cause)

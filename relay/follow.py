@@ -25,7 +25,7 @@ import msgspec
 
 from relay import framing, sse
 from relay.cursor import EARLIEST, Place, write_cursor
-from relay.errors import LogUnavailable
+from relay.errors import LogAway, LogUnavailable, Problem, TooMany, Unavailable
 from relay.event import Event
 from relay.hub import CHUNK_BYTES, Hub, Reader, Send, body, push
 from relay.log import Bounds, Log
@@ -38,7 +38,6 @@ RETRY_MS = (
     5000,
 )  # a client's pause before it reconnects, drawn for each so that a fleet doesn't come back at once
 DRAIN_RETRY_MS = (500, 5000)
-BUSY_RETRY_MS = (5000, 15_000)
 SLOTS_A_SECOND = 4  # heartbeats go out, and streams that are too old are ended, in this many parts a second
 SPREAD_STEP_S = 0.01  # what is due within it is done at once
 AGE_JITTER = 0.1  # a stream's longest life is drawn from the last tenth of it
@@ -108,8 +107,8 @@ class Landing(msgspec.Struct, frozen=True):
 class Streams:
     """All open streams of this process."""
 
-    def __init__(self, log: Log, hub: Hub, pace: Pace, observer: Observer) -> None:
-        self.log, self.hub, self.pace, self.observer = log, hub, pace, observer
+    def __init__(self, log: Log, hub: Hub, pace: Pace, observer: Observer, refused: Callable[[Problem], None]) -> None:
+        self.log, self.hub, self.pace, self.observer, self.refused = log, hub, pace, observer, refused
         self._reads: dict[object, asyncio.Task[Landing]] = {}
         slots = max(1, math.ceil(pace.heartbeat_s * SLOTS_A_SECOND))
         self._slots: list[set[Reader]] = [set() for _ in range(slots)]
@@ -119,10 +118,11 @@ class Streams:
         hub.catch_up = self._start_catching_up
 
     async def run(self, start: Start, headers: Headers, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
-        """Serves one stream until its client leaves or it ends. Only the request's own task calls this."""
-        # While a topic's shard is away, the ring might still do, but nobody could say whether its places are still valid.
-        if self.draining or not self.hub.ready or not self.log.away.isdisjoint(map(self.log.shard, start.topics)):
-            return await refuse(send, "unavailable", headers, start)
+        """Serves one stream until its client leaves or it ends. Only the request's own task calls this.
+
+        Raises Unavailable before anything was sent.
+        """
+        self._check_available(start.topics)
         await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
         reader = self.hub.join(start.topics, start.names, start.version, send, self.log.shard)
         self._set_up(reader, start)
@@ -138,6 +138,15 @@ class Streams:
                 reader.handler.uncancel()
         finally:
             self._take_down(reader)
+
+    def _check_available(self, topics: Iterable[str]) -> None:
+        if self.draining:
+            raise Unavailable("this relay is stopping: another one serves you", cause="this process is stopping")
+        if not self.hub.ready:
+            raise Unavailable("this relay has just started", cause="the end of the log is not known yet")
+        # The ring might still do, but nobody could say whether its places are still valid.
+        if not self.log.away.isdisjoint(map(self.log.shard, topics)):
+            raise Unavailable.of(LogAway())
 
     def _set_up(self, reader: Reader, start: Start) -> None:
         reader.connection = f"c-{secrets.token_urlsafe(6)}"
@@ -182,8 +191,9 @@ class Streams:
     async def _catch_up(self, reader: Reader) -> None:
         try:
             await self._follow(reader)
-        except LogUnavailable:
+        except LogUnavailable as error:
             # Before its hello, it can't be told anything true; later it waits for the log like everybody.
+            self.refused(Unavailable.of(error))
             self.end(reader, "unavailable")
         except TimeoutError:
             logger.warning("a client took nothing for %g s: closed", self.pace.send_s, extra={"connection": reader.connection})
@@ -553,22 +563,22 @@ async def spread(items: list[T], within_s: float) -> AsyncIterator[T]:
         yield item
 
 
-def bye(reason: str, cursor: str = "") -> bytes:
+def bye(reason: str, cursor: str = "", pause_s: float | None = None) -> bytes:
     """The last block. The client's pause is drawn for each, so that they don't come back at once."""
-    spread = {"drain": DRAIN_RETRY_MS, "busy": BUSY_RETRY_MS}.get(reason, RETRY_MS)
-    retry_ms = random.randint(*spread)
+    retry_ms = random.randint(*(DRAIN_RETRY_MS if reason == "drain" else RETRY_MS)) if pause_s is None else round(pause_s * 1000)
     data = {"reason": reason, "reconnect_ms": retry_ms}
     return sse.block("bye", msgspec.json.encode(data), id=cursor, retry_ms=retry_ms)
 
 
-async def refuse(send: Send, reason: str, headers: Headers, start: Start) -> None:
+async def refuse(send: Send, problem: Problem, headers: Headers, start: Start) -> None:
     """A stream that can't be served now: a 200 with a bye, since any other status ends an EventSource for good.
 
     Its id is the position that the client came with: there are clients that take a block without an id for one with an
     empty id if it is the first of a connection, and would come back with none.
     """
     await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
-    await send(body(bye(reason, start.cursor()), more=False))
+    reason = "busy" if isinstance(problem, TooMany) else "unavailable"
+    await send(body(bye(reason, start.cursor(), problem.retry_after_s), more=False))
 
 
 def start_of(span: Span) -> Place:

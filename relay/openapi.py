@@ -427,7 +427,10 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
     ),
     TooMany: (
         "A limit of this process or of this client; temporary.",
-        {"too_many_streams": "as many streams and waiting polls are open as may be: close one, or come back later"},
+        {
+            "too_many_streams": "as many streams and waiting polls are open as may be: close one, or come back later",
+            "too_many_connects": "more streams and waiting polls begin than may in a second: come back when it says",
+        },
     ),
     Unavailable: (
         "It can't be done now; temporary. What was being published may be in the log or not: repeat it with the same key.",

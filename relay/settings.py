@@ -66,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True):
     send_seconds: float
     max_streams: int
     max_streams_per_sub: int
+    connects_per_second: int
     trusted_proxies: tuple[str, ...]
     http1_buffer_bytes: int
     request_seconds: float
@@ -224,6 +225,12 @@ SETTINGS = [
         whole(1, 1_000_000),
         "100",
         "the same of one `sub`, or of one address without a token",
+    ),
+    Setting(
+        "RELAY_CONNECTS_PER_SECOND",
+        whole(0, 1_000_000),
+        "0",
+        "streams and waiting polls that begin in a second, a process; 0: no limit",
     ),
     Setting("RELAY_TRUSTED_PROXIES", networks, "", "networks, joined by commas, whose `X-Forwarded-For` counts"),
     Setting(

@@ -72,7 +72,7 @@ class Unobserved:
 async def test_a_stream_from_now_has_a_number_only_if_it_was_counted_at_its_place(meanwhile: str) -> None:
     hub, log, connection = Hub(1), SlowLog(place(10), 4), Connection()
     hub.start(0, place(10))
-    streams = Streams(cast(Log, log), hub, Pace(15, 3600, 30), Unobserved())
+    streams = Streams(cast(Log, log), hub, Pace(15, 3600, 30), Unobserved(), lambda problem: None)
     async with asyncio.timeout(LIMIT_S):
         running = asyncio.create_task(streams.run(Start((T,), "v1"), [], connection.receive, connection.send))
         await log.began.wait()

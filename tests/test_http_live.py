@@ -31,6 +31,13 @@ def narrow(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator
         yield asker
 
 
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Asker]:
+    """A relay that begins two streams a second."""
+    with asking(Relay(tmp_path_factory.mktemp("hasty"), valkey.url, {"RELAY_CONNECTS_PER_SECOND": "2"})) as asker:
+        yield asker
+
+
 def refusal(stream: Live, place: str = "") -> Block:
     """The only event of a stream that is refused: its id is the place that was asked for, if one was."""
     (bye,) = stream.rest()
@@ -227,6 +234,23 @@ def test_without_a_subject_the_address_counts(narrow: Asker) -> None:
             held.enter_context(narrow.live("/stream/public/a/b/v1/live", headers={})).next()
         with narrow.live("/stream/public/a/b/v1/live", headers={}) as stream:
             assert refusal(stream).json()["reason"] == "busy"
+
+
+def test_a_crowd_beyond_what_begins_in_a_second_is_told_times_of_its_own(hasty: Asker) -> None:
+    pauses = []
+    for _ in range(20):
+        with hasty.live(LIVE.format(topic())) as stream:
+            block = stream.next()
+            if block.name == "bye":
+                check_bye(stream, block)
+                assert block.json()["reason"] == "busy"
+                pauses.append(block.json()["reconnect_ms"])
+    assert len(set(pauses)) == len(pauses) >= 10
+    assert pauses[0] >= 1000
+    problem = hasty.get(f"/stream/{topic()}/v1/poll?wait=5")
+    check_problem(problem, 429, "too_many_connects")
+    assert 1 <= int(problem.headers["retry-after"]) <= 60
+    assert hasty.get(f"/stream/{topic()}/v1/poll").status_code == 200  # it begins nothing that lasts
 
 
 @pytest.fixture

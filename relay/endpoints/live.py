@@ -16,10 +16,10 @@ from relay.log import Log
 from relay.query import ReadQuery, parse_read, places_of
 
 
-class Refusal(Start, frozen=True):
+class Refused(Start, frozen=True, kw_only=True):
     """A stream that can't be had now: told in a way that an EventSource survives."""
 
-    reason: str = "busy"
+    problem: Problem
 
 
 class Admitted(Start, frozen=True):
@@ -36,7 +36,7 @@ def live_handlers(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
             identity = guard.may_read(scope, query.topics)
         except Problem as problem:
             if problem.temporary:
-                return Hold(Refusal(**begin(query, log), reason="unavailable"))
+                return Hold(Refused(**begin(query, log), problem=problem))
             raise
         return Hold(
             Admitted(
