@@ -52,7 +52,7 @@ class Relay:
         connects = settings.connects_per_second
         beginning = Beginning(connects, time.monotonic) if connects else None
         self.admission = Admission(settings.max_streams, settings.max_streams_per_sub, beginning)
-        pace = Pace(settings.heartbeat_seconds, settings.stream_max_seconds, settings.send_seconds)
+        pace = Pace(settings.heartbeat_seconds, settings.heartbeat_max_seconds, settings.stream_max_seconds, settings.send_seconds)
         self.refusals = Refusals(lambda code: self.metrics.refused.labels(code).inc())
         self.streams = Streams(self.log, self.hub, pace, self.metrics, self.refusals.refused)
         self.tails = [Tail(self.log, self.hub, shard, self.metrics) for shard in range(settings.shards)]

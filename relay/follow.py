@@ -38,6 +38,7 @@ RETRY_MS = (
     5000,
 )  # a client's pause before it reconnects, drawn for each so that a fleet doesn't come back at once
 DRAIN_RETRY_MS = (500, 5000)
+BEATS_A_SECOND_MAX = 1000  # heartbeats of a process; each costs some 10 µs
 SLOTS_A_SECOND = 4  # heartbeats go out, and streams that are too old are ended, in this many parts a second
 SPREAD_STEP_S = 0.01  # what is due within it is done at once
 AGE_JITTER = 0.1  # a stream's longest life is drawn from the last tenth of it
@@ -66,6 +67,7 @@ class Start(msgspec.Struct, frozen=True):
     n: int | None = None
     reset: bool = False  # its position is none of ours
     newest: int = 0  # k
+    heartbeat_s: float = 0  # as the client asks; 0: as the relay likes
     expires_s: int | None = None  # when its token ends
     ends_s: int | None = None  # when it must end for that, leeway included
 
@@ -77,6 +79,7 @@ class Start(msgspec.Struct, frozen=True):
 
 class Pace(msgspec.Struct, frozen=True):
     heartbeat_s: float
+    heartbeat_max_s: float  # how far that may stretch while very many streams are open
     stream_max_s: float
     send_s: float
 
@@ -110,9 +113,9 @@ class Streams:
     def __init__(self, log: Log, hub: Hub, pace: Pace, observer: Observer, refused: Callable[[Problem], None]) -> None:
         self.log, self.hub, self.pace, self.observer, self.refused = log, hub, pace, observer, refused
         self._reads: dict[object, asyncio.Task[Landing]] = {}
-        slots = max(1, math.ceil(pace.heartbeat_s * SLOTS_A_SECOND))
-        self._slots: list[set[Reader]] = [set() for _ in range(slots)]
-        self._next_slot = 0
+        # By the parts of a second from one heartbeat to the next: whose turn it is in each of these parts.
+        self._beats: dict[int, list[set[Reader]]] = {}
+        self._joined = 0
         self._deadlines: dict[int, set[Reader]] = {}  # by the part of a second, of Unix time
         self.draining = False
         hub.catch_up = self._start_catching_up
@@ -165,14 +168,22 @@ class Streams:
         ends = min(now + age, start.ends_s or math.inf)
         reader.deadline_tick = max(int(ends * SLOTS_A_SECOND), int(now * SLOTS_A_SECOND) + 1)
         self._deadlines.setdefault(reader.deadline_tick, set()).add(reader)
-        reader.slot = self._next_slot = (self._next_slot + 1) % len(self._slots)
-        self._slots[reader.slot].add(reader)
+        reader.heartbeat_s = start.heartbeat_s or self._heartbeat_s()
+        turns = max(1, round(reader.heartbeat_s * SLOTS_A_SECOND))
+        self._joined += 1  # one after the other, so that they are spread evenly
+        reader.beats = self._beats.setdefault(turns, [set() for _ in range(turns)])[self._joined % turns]
+        reader.beats.add(reader)
         if not self._begin_live(reader):
             self._start_catching_up(reader)
 
+    def _heartbeat_s(self) -> float:
+        """How often a new stream that asks for nothing else gets a heartbeat: less often where very many want theirs."""
+        stretched = math.ceil(self.hub.statistics().readers / BEATS_A_SECOND_MAX)
+        return max(self.pace.heartbeat_s, min(stretched, self.pace.heartbeat_max_s))
+
     def _take_down(self, reader: Reader) -> None:
         self.hub.remove(reader)
-        self._slots[reader.slot].discard(reader)
+        reader.beats.discard(reader)
         due = self._deadlines.get(reader.deadline_tick)
         if due is not None:
             due.discard(reader)
@@ -458,7 +469,7 @@ class Streams:
         data = {
             "cursor": cursor,
             "resume": verdict,
-            "heartbeat_s": self.pace.heartbeat_s,
+            "heartbeat_s": reader.heartbeat_s,
             "time": int(time.time() * 1000),
             "connection": reader.connection,
             "token_expires": reader.token_expires,
@@ -496,7 +507,8 @@ class Streams:
     async def drain(self, within_s: float) -> None:
         """Ends all streams, spread over the time: so that clients come back spread, and since the server has been seen to
         crash when many end in one moment."""
-        async for reader in spread([reader for slot in self._slots for reader in slot], within_s):
+        open_now = [reader for turns in self._beats.values() for turn in turns for reader in turn]
+        async for reader in spread(open_now, within_s):
             self.end(reader, "drain")
 
     # The clock
@@ -504,13 +516,14 @@ class Streams:
     async def beat(self) -> None:
         """Heartbeats and deadlines of all streams, until cancelled."""
         loop = asyncio.get_running_loop()
-        next_s, due, slot = loop.time(), int(time.time() * SLOTS_A_SECOND), 0
+        next_s, due, part = loop.time(), int(time.time() * SLOTS_A_SECOND), 0
         while True:
             next_s += 1 / SLOTS_A_SECOND
             await asyncio.sleep(max(0, next_s - loop.time()))
-            slot = (slot + 1) % len(self._slots)
-            for reader in list(self._slots[slot]):
-                self._beat(reader)
+            part += 1
+            for turns in self._beats.values():
+                for reader in list(turns[part % len(turns)]):
+                    self._beat(reader)
             while due < int(time.time() * SLOTS_A_SECOND):
                 due += 1
                 for reader in list(self._deadlines.get(due, ())):

@@ -57,6 +57,7 @@ class Reader:
 
     __slots__ = (
         "audience",
+        "beats",
         "catching_up",
         "connection",
         "cursor_ms",
@@ -64,6 +65,7 @@ class Reader:
         "ending",
         "greeted",
         "handler",
+        "heartbeat_s",
         "hidden",
         "live",
         "looked",
@@ -73,7 +75,6 @@ class Reader:
         "renewing",
         "send",
         "sending",
-        "slot",
         "starts",
         "token_expires",
         "told",
@@ -100,7 +101,8 @@ class Reader:
         # How many events its audience's filter had hidden at its last id; None: it has caught up past some that nobody counted.
         self.hidden: int | None = 0
         self.deadline_tick = 0
-        self.slot = 0
+        self.heartbeat_s = 0.0
+        self.beats: set[Reader] = set()  # those who get their heartbeats together with it
         self.token_expires: int | None = None
 
 

@@ -36,6 +36,7 @@ from relay.errors import (
 from relay.event import Event
 from relay.guard import COOKIES
 from relay.query import (
+    HEARTBEAT_S,
     LIMIT_DEFAULT,
     LIMIT_MAX,
     NAMES_MAX,
@@ -278,6 +279,12 @@ PARAMETERS: Json = {
         "A position beats it; after a reset it counts again.",
         {"type": "integer", "minimum": 0, "maximum": NEWEST_MAX, "default": 0},
     ),
+    "Heartbeat": query(
+        "heartbeat",
+        "How often, in seconds, a quiet stream is to get its comment. Without it the relay decides; `hello` says what it is.",
+        {"type": "integer", "minimum": HEARTBEAT_S[0], "maximum": HEARTBEAT_S[1]},
+        example=HEARTBEAT_S[1],
+    ),
     "Names": query(
         "events",
         f"Only events of these names, joined by commas, at most {NAMES_MAX}.",
@@ -380,6 +387,7 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
             "bad_k": "`k` is out of its bounds, or k × topics is",
             "bad_limit": "`limit` is out of its bounds",
             "bad_wait": "`wait` is out of its bounds",
+            "bad_heartbeat": "`heartbeat` is out of its bounds",
             "bad_events": "`events` is no list of event names",
             "bad_json": "the body is no JSON, or nested too deeply",
         },

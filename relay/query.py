@@ -18,6 +18,7 @@ NAMES_MAX = 100
 LIMIT_MAX = 500
 LIMIT_DEFAULT = 100
 WAIT_MAX_S = 25.0  # below the 30 s after which many an edge gives up
+HEARTBEAT_S = (5, 55)  # the least and most that a client may ask for
 FIELDS_MAX = 150
 VERSIONS = ("v1",)
 # In the order in which they count. EventSource polyfills and older clients send their id by one of these names.
@@ -42,6 +43,7 @@ class ReadQuery(msgspec.Struct, frozen=True):
     names: frozenset[str] | None
     limit: int
     wait_s: float
+    heartbeat_s: int  # 0: as the relay likes
 
 
 def parse_fields(query: bytes) -> dict[str, list[str]]:
@@ -95,6 +97,7 @@ def parse_read(version: str, topic: str | None, query: bytes, last_event_id: str
         parse_names(one(fields, "events")),
         whole_number(fields, "limit", 1, LIMIT_MAX, LIMIT_DEFAULT),
         float(wait),
+        whole_number(fields, "heartbeat", *HEARTBEAT_S, 0),
     )
 
 

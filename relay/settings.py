@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True):
     shards: int
     max_event_bytes: int
     heartbeat_seconds: float
+    heartbeat_max_seconds: float
     stream_max_seconds: float
     drain_seconds: float
     send_seconds: float
@@ -206,6 +207,12 @@ SETTINGS = [
     Setting("RELAY_SHARDS", whole(1, SHARDS_MAX), "1", "parts of the log; fixed once the log exists"),
     Setting("RELAY_MAX_EVENT_BYTES", whole(64, 4 << 20), str(64 << 10), "most bytes of one event's data"),
     Setting("RELAY_HEARTBEAT_SECONDS", number(1, 55), "15", "a quiet stream gets a comment so often"),
+    Setting(
+        "RELAY_HEARTBEAT_MAX_SECONDS",
+        number(1, 55),
+        "25",
+        "how rare that may become where a process holds more than 15,000 streams; set it below what your proxies allow",
+    ),
     Setting(
         "RELAY_STREAM_MAX_SECONDS",
         number(1, DAY_S),

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from relay import follow
 from relay.cursor import Place, parse_cursor
 from relay.event import Event, Retention
 from relay.follow import Pace, Start, Streams
@@ -72,7 +73,7 @@ class Unobserved:
 async def test_a_stream_from_now_has_a_number_only_if_it_was_counted_at_its_place(meanwhile: str) -> None:
     hub, log, connection = Hub(1), SlowLog(place(10), 4), Connection()
     hub.start(0, place(10))
-    streams = Streams(cast(Log, log), hub, Pace(15, 3600, 30), Unobserved(), lambda problem: None)
+    streams = Streams(cast(Log, log), hub, Pace(15, 25, 3600, 30), Unobserved(), lambda problem: None)
     async with asyncio.timeout(LIMIT_S):
         running = asyncio.create_task(streams.run(Start((T,), "v1"), [], connection.receive, connection.send))
         await log.began.wait()
@@ -87,3 +88,27 @@ async def test_a_stream_from_now_has_a_number_only_if_it_was_counted_at_its_plac
     cursor = parse_cursor(connection.ids[0])
     known = {"nothing": (10, 4), "other events": (11, 4), "a new start": (13, None)}
     assert (cursor.places[0].s, cursor.n) == known[meanwhile]
+
+
+async def test_heartbeats_are_as_a_client_asks_else_rarer_the_more_streams_and_spread_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "BEATS_A_SECOND_MAX", 1)
+    hub, log = Hub(1), SlowLog(place(10), 4)
+    hub.start(0, place(10))
+    streams = Streams(cast(Log, log), hub, Pace(3, 7, 3600, 30), Unobserved(), lambda problem: None)
+    log.answers.set()
+    asked = [0] * 12 + [5] * 40
+    connections = [Connection() for _ in asked]
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as running:
+        for connection, heartbeat_s in zip(connections, asked, strict=True):
+            start = Start((T,), "v1", heartbeat_s=heartbeat_s)
+            running.create_task(streams.run(start, [], connection.receive, connection.send))
+            await connection.greeted.wait()
+        readers = [reader for turns in streams._beats.values() for turn in turns for reader in turn]
+        assert len(readers) == len(asked)
+        assert sorted(reader.heartbeat_s for reader in readers) == sorted([3, 3, 3, 4, 5, 6, 7, 7, 7, 7, 7, 7] + [5] * 40)
+        assert {len(turns) / follow.SLOTS_A_SECOND for turns in streams._beats.values()} == {3, 4, 5, 6, 7}
+        busy = [len(turn) for turn in streams._beats[5 * follow.SLOTS_A_SECOND]]
+        assert max(busy) - min(busy) <= 1
+        for connection in connections:
+            connection.left.set()
+    assert not any(turn for turns in streams._beats.values() for turn in turns)

@@ -140,6 +140,11 @@ def test_a_filter_lets_its_names_through(asker: Asker) -> None:
 # What keeps it alive: the shared relay's heartbeat is a second
 
 
+def test_a_client_may_say_how_often_it_wants_its_heartbeat(asker: Asker) -> None:
+    with asker.live(LIVE.format(topic()) + "?heartbeat=25") as stream:
+        assert stream.next().json()["heartbeat_s"] == 25
+
+
 def test_a_quiet_stream_gets_a_comment(asker: Asker) -> None:
     with asker.live(LIVE.format(topic())) as stream:
         stream.next()

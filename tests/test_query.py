@@ -25,7 +25,7 @@ def topics(count: int) -> str:
     return "&".join(f"topic=a/b/{number}" for number in range(count))
 
 
-DEFAULTS: dict[str, Any] = {"newest": 0, "names": None, "limit": 100, "wait_s": 0.0, "position": Position()}
+DEFAULTS: dict[str, Any] = {"newest": 0, "names": None, "limit": 100, "wait_s": 0.0, "heartbeat_s": 0, "position": Position()}
 VALUES: dict[str, tuple[str, dict[str, Any]]] = {
     "nothing": ("", {}),
     "k at its least": ("k=0", {"newest": 0}),
@@ -40,6 +40,9 @@ VALUES: dict[str, tuple[str, dict[str, Any]]] = {
     "wait at its most with a fraction": ("wait=25.000", {"wait_s": 25.0}),
     "wait with a fraction": ("wait=0.25", {"wait_s": 0.25}),
     "wait empty": ("wait=", {}),
+    "heartbeat at its least": ("heartbeat=5", {"heartbeat_s": 5}),
+    "heartbeat at its most": ("heartbeat=55", {"heartbeat_s": 55}),
+    "heartbeat empty": ("heartbeat=", {}),
     "one event name": ("events=update", {"names": frozenset({"update"})}),
     "event names": ("events=a,b:c", {"names": frozenset({"a", "b:c"})}),
     "event names encoded": ("events=a%2Cb", {"names": frozenset({"a", "b"})}),
@@ -78,6 +81,10 @@ BAD_VALUES = {
     "wait with a unit": ("wait=1s", "bad_wait"),
     "wait in another script": ("wait=%D9%A3", "bad_wait"),
     "wait twice": ("wait=1&wait=2", "bad_query"),
+    "heartbeat below": ("heartbeat=4", "bad_heartbeat"),
+    "heartbeat beyond": ("heartbeat=56", "bad_heartbeat"),
+    "heartbeat with a fraction": ("heartbeat=5.5", "bad_heartbeat"),
+    "heartbeat twice": ("heartbeat=5&heartbeat=5", "bad_query"),
     "101 event names": (f"events={','.join(map(str, range(101)))}", "bad_events"),
     "an empty event name": ("events=a,,b", "bad_events"),
     "an event name too long": (f"events={'x' * 65}", "bad_events"),

@@ -34,6 +34,7 @@ from relay.openapi import (
     json_content,
     nullable,
     operation,
+    parameter_ref,
     problems,
     schema_ref,
     whole_match,
@@ -75,7 +76,7 @@ LIVE_TOPIC = operation(
     "Live events of one topic",
     f"{LIVE_DESCRIPTION}\nHere `data` is the publisher's JSON alone, and an event's id is its own.",
     tag="live",
-    parameters=[*ONE_TOPIC, *READ],
+    parameters=[*ONE_TOPIC, *READ, parameter_ref("Heartbeat")],
     responses=LIVE_RESPONSES,
     security=READER,
 )
@@ -84,7 +85,7 @@ LIVE = operation(
     "Live events of several topics on one connection",
     f"{LIVE_DESCRIPTION}\nHere `data` is a `WrappedEvent`, and the block's id is the cursor of the whole stream. Each topic's gap is told.",
     tag="live",
-    parameters=[*SEVERAL_TOPICS, *READ],
+    parameters=[*SEVERAL_TOPICS, *READ, parameter_ref("Heartbeat")],
     responses=LIVE_RESPONSES,
     security=READER,
 )

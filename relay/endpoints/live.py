@@ -69,6 +69,7 @@ def begin(query: ReadQuery, log: Log) -> dict[str, Any]:
         "version": query.version,
         "names": query.names,
         "newest": query.newest,
+        "heartbeat_s": query.heartbeat_s,
     }
     cursor = query.position.cursor
     if query.position.reset:
