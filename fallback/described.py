@@ -2,6 +2,7 @@
 
 from fallback.page import ENTRIES_MAX, PACE_MS, PAGE_BYTES_MAX
 from relay.errors import Forbidden, Malformed, NotFound, NotSubscribed, TooMany, Unauthorized, Unavailable
+from relay.files import JAVASCRIPT, library
 from relay.openapi import (
     CURSOR,
     GAP,
@@ -96,4 +97,11 @@ POLL = operation(
     responses=RESPONSES,
     security=READER,
     schemas={"Page": PAGE},
+)
+POLLER = library(
+    "poller",
+    "The client for old browsers, in ECMAScript 5",
+    "`RelayPoller` reads pages, with XMLHttpRequest alone.",
+    JAVASCRIPT,
+    "window.RelayPoller = function (url, options) {};",
 )

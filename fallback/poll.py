@@ -1,4 +1,4 @@
-"""Polling: one page of events, at once or when there is something in it.
+"""Polling: one page of events, at once or when there is something in it; and a client for it.
 
 The same handlers serve inside the relay and alone on a function (`fallback.app`); they differ in how they wait.
 """
@@ -6,6 +6,7 @@ The same handlers serve inside the relay and alone on a function (`fallback.app`
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -18,12 +19,14 @@ from fallback.page import Page, body, cache_control, etag, pace_ms, read_page
 from relay.answers import is_known, json_answer
 from relay.cursor import Cursor, Place
 from relay.edge import topic_of
+from relay.files import JAVASCRIPT, LIBRARY, file_handler
 from relay.guard import COOKIES, Guard, header
 from relay.log import Log
 from relay.query import ReadQuery, parse_fields, parse_read
 from relay.span import Gap
 from relay.topic import tag_of
 
+POLLER = Path(__file__).parent / "static/poller.js"
 VARY = "Origin, Authorization, Cookie, Last-Event-ID"
 
 # Waits until the topics may have something after these places, or the time is over. False: there is no use in asking again.
@@ -81,7 +84,7 @@ def poll_handlers(guard: Guard, log: Log, waiting: Waiting, observer: Observer, 
     async def poll(request: Request[Any, Any, Any]) -> Response[bytes]:
         return await answer(request, request.path_params["version"], None)
 
-    return [poll_topic, poll]
+    return [poll_topic, poll, file_handler("/stream/poller.js", POLLER, JAVASCRIPT, LIBRARY, described.POLLER)]
 
 
 def is_anonymous(scope: Any, guard: Guard, query: ReadQuery) -> bool:

@@ -1,7 +1,5 @@
 """How the relay's endpoints are described in OpenAPI."""
 
-from litestar.openapi.spec import Operation
-
 from relay.errors import (
     Forbidden,
     Malformed,
@@ -15,6 +13,7 @@ from relay.errors import (
     WrongMediaType,
 )
 from relay.event import DEFAULT_NAME, RESERVED_NAMES
+from relay.files import JAVASCRIPT, library
 from relay.metrics import CONTENT_TYPE
 from relay.openapi import (
     ANYBODY,
@@ -343,40 +342,16 @@ METRICS = operation(
 
 # Files for browsers
 
-JAVASCRIPT = "text/javascript"  # Litestar adds the charset to what begins with text/
 TYPESCRIPT = "text/typescript"
 
-
-def static_file(operation_id: str, summary: str, description: str, media_type: str, example: str) -> type[Operation]:
-    headers = {
-        "ETag": header_of("Send it as `If-None-Match`."),
-        "Cache-Control": header_of("Kept for minutes.", {"type": "string", "pattern": "^public, max-age="}),
-    }
-    return operation(
-        operation_id,
-        summary,
-        f"{description} Pages of any origin may load it, and anybody may keep it.",
-        tag="service",
-        responses={
-            "200": {
-                "description": "The file.",
-                "headers": {**headers, "Access-Control-Allow-Origin": header_of("Any origin.", {"const": "*"})},
-                "content": {f"{media_type}; charset=utf-8": {"schema": {"type": "string"}, "example": example}},
-            },
-            "304": {"description": "It is what this `ETag` names.", "headers": headers},
-        },
-        security=ANYBODY,
-    )
-
-
-CLIENT = static_file(
+CLIENT = library(
     "client",
     "The client for browsers, an ES module",
     "`RelayStream` reads streams, or pages where something on the way holds streams back.",
     JAVASCRIPT,
     "export class RelayStream extends EventTarget {}",
 )
-CLIENT_TYPES = static_file(
+CLIENT_TYPES = library(
     "clientTypes",
     "Its types, for TypeScript",
     "Declares what `client.js` exports.",
