@@ -1,4 +1,4 @@
-"""Has the kernel close the connections of clients that take nothing, and hangs up on those that ask nothing or are left at the end.
+"""Has the kernel hold little for clients that take nothing, and close them; hangs up on those that ask nothing or are left at the end.
 
 An ASGI application can do none of that. When it leaves a body unfinished, the server still keeps the connection until it has
 written what it holds, and a client that hangs takes none of that: five streams that the relay had closed kept 8 MB each, for
@@ -6,6 +6,10 @@ as long as their clients liked, and then held the server back from its end.
 
 So the kernel is told (`TCP_USER_TIMEOUT`, see tcp(7)) to close a connection whose data nobody has taken for so long. What is
 set on the socket that listens holds for all that it accepts. Linux alone has that; elsewhere such clients stay until they leave.
+
+Until then the kernel would take some 4 MB for each of them, and at a limit of its own for all sockets of the machine slow
+everybody down. Told `TCP_NOTSENT_LOWAT` it takes no more than that of what it can't send yet. (300 such clients: 1,186 MB of its
+memory before, 57 after.) A smaller `SO_SNDBUF` would also bound what is on its way, and so how fast a client far away gets on.
 
 And a server that speaks both HTTP/1.1 and HTTP/2 starts its clock only when it has seen which of them a client speaks. One that
 sends nothing, or `P`, it waits for without an end. So the kernel is asked what came (`TCP_INFO`).
@@ -23,6 +27,7 @@ from contextlib import suppress
 
 PREFACE_BYTES = 24  # RFC 9113, section 3.4; whatever has sent less has asked for nothing that lasts
 KNOWN_MAX = 1_000_000
+UNSENT_BYTES = 128 << 10  # with 32 KB, clients that keep up got less
 INFO = struct.Struct("=B51xI72xQ")  # of `struct tcp_info` in linux/tcp.h: tcpi_state, tcpi_last_data_recv (ms), tcpi_bytes_received
 ESTABLISHED = 1
 FIND_S = 10.0  # the server listens a moment after it has started the application
@@ -30,7 +35,8 @@ STEP_S = 0.005
 
 
 async def limit_sends(port: int, limit_s: float) -> None:
-    """Whoever connects to the port from now on, or as soon as this process listens on it, is closed at that limit."""
+    """For whoever connects to the port from now on, or as soon as this process listens on it: the kernel holds little that it can't
+    send, and closes the connection when nothing of it was taken for so long."""
     if not sys.platform.startswith("linux"):
         return
     until = time.monotonic() + FIND_S
@@ -38,6 +44,7 @@ async def limit_sends(port: int, limit_s: float) -> None:
         for found in sockets_on(port):
             if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limit_s * 1000))
+                found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
                 return
         await asyncio.sleep(STEP_S)
 
