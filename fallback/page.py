@@ -160,16 +160,20 @@ def etag(query: ReadQuery, page: Page) -> str:
     return f'"{hashlib.blake2s(repr((asked, found)).encode(), digest_size=12).hexdigest()}"'
 
 
-def cache_control(query: ReadQuery, page: Page, *, anonymous: bool) -> str:
+def cache_headers(query: ReadQuery, page: Page, *, anonymous: bool) -> dict[str, str]:
     """How long a page may be kept, and by whom.
 
     A shared cache keeps only what the URL alone says: `anonymous` means public topics, and a request without a credential.
     A page is true for as long as it is kept, since a short answer is still a true one.
     """
     if query.position.in_header:
-        return "no-store"
+        return {"cache-control": "no-store"}
     if not (anonymous and query.position.in_cursor and page.resume == "exact"):
-        return "private, no-cache"
-    if not page.items:
-        return "no-cache"
-    return "public, max-age=60" if page.more else "public, max-age=1"
+        return {"cache-control": "private, no-cache"}
+    if page.items:
+        return {"cache-control": "public, max-age=60" if page.more else "public, max-age=1"}
+    if not query.wait_s:
+        return {"cache-control": "no-cache"}
+    # nginx alone heeds the first, and removes it. It has equal polls wait for the answer to one of them; if that may not be kept
+    # at all, the next one is sent on, to wait anew, and the others go on waiting for that. Before 1.23 the order matters.
+    return {"x-accel-expires": "1", "cache-control": "no-cache"}

@@ -15,7 +15,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 
 from fallback import described
-from fallback.page import Page, body, cache_control, etag, pace_ms, read_page
+from fallback.page import Page, body, cache_headers, etag, pace_ms, read_page
 from relay.answers import is_known, json_answer
 from relay.cursor import Cursor, Place
 from relay.edge import topic_of
@@ -64,7 +64,7 @@ def poll_handlers(guard: Guard, log: Log, waiting: Waiting, observer: Observer, 
         tag = etag(query, page)
         headers = {
             "etag": tag,
-            "cache-control": cache_control(query, page, anonymous=is_anonymous(scope, guard, query)),
+            **cache_headers(query, page, anonymous=is_anonymous(scope, guard, query)),
             "vary": VARY,
         }
         if is_known(header(scope, b"if-none-match"), tag):

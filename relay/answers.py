@@ -28,12 +28,7 @@ logger = logging.getLogger("relay")
 
 def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response[bytes]:
     content = value if isinstance(value, bytes) else msgspec.json.encode(value)
-    return Response(
-        content,
-        status_code=status,
-        media_type="application/json",
-        headers={"cache-control": "no-store", **(headers or {})},
-    )
+    return Response(content, status_code=status, media_type="application/json", headers=headers)
 
 
 def is_known(if_none_match: str, tag: str) -> bool:

@@ -6,6 +6,7 @@ Both number what they publish and read, so that what is lost, repeated or out of
 import asyncio
 import itertools
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -225,10 +226,13 @@ async def running(*clients: Follower | Publisher | Poller) -> AsyncIterator[None
 
 
 @asynccontextmanager
-async def open_http(*, connections: int | None = None, keepalive: int | None = 100) -> AsyncIterator[httpx.AsyncClient]:
+async def open_http(
+    *, connections: int | None = None, keepalive: int | None = 100, tls: ssl.SSLContext | None = None, http2: bool = False
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client with a token for everything, which opens as many connections as it is asked for."""
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=keepalive)
-    async with httpx.AsyncClient(headers={"authorization": f"Bearer {token()}"}, timeout=LIMIT_S, limits=limits) as client:
+    headers = {"authorization": f"Bearer {token()}"}
+    async with httpx.AsyncClient(headers=headers, timeout=LIMIT_S, limits=limits, verify=tls or True, http2=http2) as client:
         yield client
 
 

@@ -2,23 +2,15 @@
 
 import asyncio
 import os
-import pwd
-import shutil
 import signal
-import string
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conftest import need
-from tests.faults.clients import Follower, Poller, Publisher, open_http, running, until, upto
-from tests.faults.conftest import StartRelay, StartRelays
+from tests.faults.clients import Follower, Publisher, open_http, running, until, upto
+from tests.faults.conftest import StartRelay
 from tests.faults.slow import open_slow
-from tests.servers import Relay, Valkey, free_port, stop, token, topic, wait_until_listening
+from tests.servers import Relay, Valkey, token, topic
 from tests.streams import Block, open_stream
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +19,6 @@ ADMIN = {"authorization": f"Bearer {token(admin=['status'])}"}
 DRAIN_S = 2
 LAST_WORDS_S = 1  # which the relay leaves to those that it has told to go
 SLACK_S = 1.5
-NGINX_CONF = Path(__file__).with_name("nginx.conf")
 
 
 async def some_worker(relay: Relay) -> tuple[int, int]:
@@ -152,47 +143,3 @@ async def test_streams_that_are_too_old_end_at_times_of_their_own(start_relay: S
     assert 0.85 * most_s < min(ages)
     assert max(ages) < most_s + SLACK_S
     assert max(ages) - min(ages) > 0.2
-
-
-@contextmanager
-def run_nginx(folder: Path, relays: list[Relay]) -> Iterator[str]:
-    program = need("nginx", shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"))
-    port = free_port()
-    servers = "\n".join(f"        server 127.0.0.1:{relay.port} max_fails=1 fail_timeout=1s;" for relay in relays)
-    user = f"user {pwd.getpwuid(os.getuid()).pw_name};" if os.getuid() == 0 else ""
-    conf = string.Template(NGINX_CONF.read_text()).substitute(folder=folder, user=user, servers=servers, port=port)
-    (folder / "nginx.conf").write_text(conf)
-    process = subprocess.Popen([program, "-p", folder, "-c", folder / "nginx.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_until_listening(port, process)
-        yield f"http://127.0.0.1:{port}/stream"
-    finally:
-        stop(process, signal.SIGTERM)
-
-
-@pytest.mark.slow
-async def test_three_relays_behind_nginx_are_rolled_over(
-    start_relays: StartRelays, valkey: Valkey, http: httpx.AsyncClient, directory: Path
-) -> None:
-    relays = start_relays(3, valkey.url)
-    with run_nginx(directory, relays) as url:
-        name = topic()
-        publisher = Publisher(http, f"{url}/{name}")
-        followers = [Follower(http, f"{url}/{name}/v1/live", "cursor=earliest") for _ in range(15)]
-        pollers = [Poller(http, f"{url}/{name}/v1/poll") for _ in range(3)]
-        clients: list[Follower | Poller] = [*followers, *pollers]
-        async with running(publisher, *clients):
-            for one in clients:
-                await one.reaches(20)
-            for relay in relays:
-                assert await asyncio.to_thread(relay.stop) == 0
-                await publisher.has_published(publisher.acknowledged + 20)
-                await asyncio.to_thread(relay.start)
-            last = await publisher.rest()
-            for one in clients:
-                await one.reaches(last)
-                assert one.numbers == upto(last)
-                assert set(one.verdicts) == {"exact"}
-        # Each of their streams was ended with a word, once for each relay at most, and all came back.
-        assert sum(one.cuts for one in followers) == 0
-        assert {bye["reason"] for one in followers for bye in one.names("bye")} == {"drain"}

@@ -1,0 +1,347 @@
+"""The configuration in `infra/nginx`, in Debian's nginx, in front of two relays."""
+
+import asyncio
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.asking import JSON
+from tests.faults.clients import Follower, Poller, Publisher, running, until, upto
+from tests.infra.nginx import Nginx, run_nginx
+from tests.servers import Relay, free_port, token, topic
+from tests.streams import Block, Parser, open_stream
+
+pytestmark = pytest.mark.anyio
+
+EQUAL_POLLS = 200
+SOON_S = 2.0  # on a busy machine; a proxy that holds a stream back does so for as long as it lasts
+FLOODS, FLOOD = 3, 800  # connections of one address, and requests on each: together far more than it may make at once
+
+
+def public_topic() -> str:
+    return topic().replace("tests/", "public/")
+
+
+async def publish(http: httpx.AsyncClient, url: str, name: str, *values: int) -> list[str]:
+    """Their ids."""
+    answer = await http.post(f"{url}/stream/publish", json=[{"topic": name, "data": {"i": value}} for value in values])
+    assert answer.status_code == 200, answer.text
+    return [result["id"] for result in answer.json()["results"]]
+
+
+async def total(relays: list[Relay], metric: str) -> int:
+    """Of both relays, each asked itself."""
+    count = 0.0
+    async with httpx.AsyncClient() as direct:
+        for relay in relays:
+            text = (await direct.get(f"{relay.url}/metrics")).text
+            count += sum(float(value) for value in re.findall(rf"^{metric}(?:{{.*}})? (.*)$", text, re.MULTILINE))
+    return int(count)
+
+
+@contextmanager
+def nginx_without_relays(folder: Path, **changes: str) -> Iterator[Nginx]:
+    with run_nginx(folder, [free_port(), free_port()], changes) as nginx:
+        yield nginx
+
+
+def anonymous(nginx: Nginx) -> httpx.AsyncClient:
+    """A client without credentials, with a connection for every request."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx.AsyncClient(verify=nginx.tls, timeout=30, limits=limits)
+
+
+# Streams
+
+
+async def test_a_stream_comes_over_http2_and_each_event_at_once(http: httpx.AsyncClient, nginx: Nginx, relays: list[Relay]) -> None:
+    name = topic()
+    async with open_stream(http, f"{nginx.url}/stream/{name}/v1/live") as stream:
+        assert stream.response.http_version == "HTTP/2"
+        assert stream.response.headers["cache-control"] == "no-store, no-transform"
+        assert (await stream.next(SOON_S)).name == "hello"
+        for number in range(3):
+            await publish(http, relays[number % 2].url, name, number)
+            assert (await stream.next(SOON_S)).json() == {"i": number}
+
+
+async def test_several_topics_on_one_stream_come_through(http: httpx.AsyncClient, nginx: Nginx) -> None:
+    one, other = topic(), topic()
+    async with open_stream(http, f"{nginx.url}/stream/v1/live?topic={one}&topic={other}") as stream:
+        await stream.until("hello")
+        await publish(http, nginx.url, other, 1)
+        assert (await stream.next(SOON_S)).json()["topic"] == other
+
+
+async def test_a_stream_resumes_by_last_event_id_on_whichever_relay(http: httpx.AsyncClient, nginx: Nginx) -> None:
+    name = topic()
+    ids = await publish(http, nginx.url, name, *range(5))
+    for start in range(4):
+        async with open_stream(http, f"{nginx.url}/stream/{name}/v1/live", headers={"last-event-id": ids[start]}) as stream:
+            assert (await stream.next()).json()["resume"] == "exact"
+            assert [block.last_event_id for block in await stream.take(4 - start)] == ids[start + 1 :]
+
+
+# Polls of public topics
+
+
+async def test_equal_long_polls_are_one_request_an_event(http: httpx.AsyncClient, nginx: Nginx, relays: list[Relay]) -> None:
+    name = public_topic()
+    (cursor,) = await publish(http, nginx.url, name, 0)
+    rounds = 3
+    before = await total(relays, "relay_polls_total")
+    async with anonymous(nginx) as client:
+        for number in range(1, rounds + 1):
+            sent = asyncio.Semaphore(0)
+
+            async def trace(event: str, _: object, sent: asyncio.Semaphore = sent) -> None:
+                if event == "http11.send_request_body.complete":
+                    sent.release()
+
+            url = f"{nginx.url}/stream/{name}/v1/poll?cursor={cursor}&wait=20"
+            polls = [asyncio.create_task(client.get(url, extensions={"trace": trace})) for _ in range(EQUAL_POLLS)]
+            for _ in polls:
+                await asyncio.wait_for(sent.acquire(), 30)
+
+            async def one_waits() -> bool:
+                return await total(relays, "relay_waiting_polls") == 1
+
+            await until(one_waits)
+            (published,) = await publish(http, nginx.url, name, number)
+            pages = [answer.json() for answer in await asyncio.gather(*polls)]
+            assert [event["data"] for event in pages[0]["events"]] == [{"i": number}]
+            assert all(page == pages[0] for page in pages)
+            cursor = pages[0]["cursor"]
+            assert cursor == published
+    # One that nginx got only when the page was no longer kept asks once more.
+    assert rounds <= await total(relays, "relay_polls_total") - before <= 2 * rounds
+    kept = [line for line in nginx.requests() if name in line and line.endswith("cache=HIT")]
+    assert len(kept) >= rounds * (EQUAL_POLLS - 2)
+
+
+async def test_equal_long_polls_of_a_quiet_topic_end_together(http: httpx.AsyncClient, nginx: Nginx, relays: list[Relay]) -> None:
+    """An answer that may not be kept at all would have them wait for each other, one after the other."""
+    name, count = public_topic(), 30
+    (cursor,) = await publish(http, nginx.url, name, 0)
+    before = await total(relays, "relay_polls_total")
+    async with anonymous(nginx) as client:
+        url = f"{nginx.url}/stream/{name}/v1/poll?cursor={cursor}&wait=1"
+        answers = await asyncio.gather(*(client.get(url) for _ in range(count)))
+    for answer in answers:
+        assert (answer.status_code, answer.json()["events"]) == (200, [])
+        assert answer.headers["cache-control"] == "no-cache"
+        assert "x-accel-expires" not in answer.headers
+        assert answer.elapsed.total_seconds() < 10
+    assert await total(relays, "relay_polls_total") - before <= 3
+
+
+@pytest.mark.parametrize("carrier", ["token", "encoded", "authorization", "cookie", "another-cookie", "position", "foreign"])
+async def test_a_request_that_is_somebodys_is_not_answered_from_the_cache(
+    http: httpx.AsyncClient, nginx: Nginx, relays: list[Relay], carrier: str
+) -> None:
+    name, secret = public_topic(), token()
+    first, _ = await publish(http, nginx.url, name, 0, 1)
+    url = f"{nginx.url}/stream/{name}/v1/poll?cursor={first}"
+    headers, query = {
+        "token": ({}, f"&token={secret}"),
+        "encoded": ({}, f"&%74oken={secret}"),
+        "authorization": ({"authorization": f"Bearer {secret}"}, ""),
+        "cookie": ({"cookie": f"relay_token={secret}", "sec-fetch-site": "same-origin"}, ""),
+        "another-cookie": ({"cookie": "theme=dark"}, ""),
+        "position": ({"last-event-id": first}, ""),
+        "foreign": ({}, "&_=123"),
+    }[carrier]
+    async with anonymous(nginx) as client:
+        assert (await client.get(url)).headers["cache-control"] == "public, max-age=1"
+        before = await total(relays, "relay_polls_total")
+        for _ in range(2):
+            answer = await client.get(url + query, headers=headers)
+            assert [event["data"] for event in answer.json()["events"]] == [{"i": 1}]
+        assert await total(relays, "relay_polls_total") - before == 2
+    ours = [line for line in nginx.requests() if name in line and "POST" not in line]
+    assert [line.rpartition("=")[2] for line in ours] == ["MISS", "-", "-"]
+    assert all(secret.encode() not in path.read_bytes() for path in nginx.folder.rglob("pages/*/*/*"))
+
+
+async def test_a_personal_poll_may_be_a_304(http: httpx.AsyncClient, nginx: Nginx) -> None:
+    name = topic()
+    (cursor,) = await publish(http, nginx.url, name, 0)
+    url = f"{nginx.url}/stream/{name}/v1/poll?cursor={cursor}"
+    page = await http.get(url)
+    assert page.headers["cache-control"] == "private, no-cache"
+    assert (await http.get(url, headers={"if-none-match": page.headers["etag"]})).status_code == 304
+
+
+# What is closed
+
+
+@pytest.mark.parametrize("path", ["/metrics", "//metrics", "/metrics/", "/%6detrics", "/stream/../metrics", "/stream/%2e%2e/metrics", "/x"])
+async def test_what_clients_do_not_need_is_closed(nginx: Nginx, path: str) -> None:
+    async with anonymous(nginx) as client:
+        answer = await client.get(nginx.url, extensions={"target": path.encode()})
+    assert answer.status_code == 404
+    assert "relay_" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/schema/openapi.json", "/stream/status"])
+async def test_what_clients_need_is_open(http: httpx.AsyncClient, nginx: Nginx, path: str) -> None:
+    assert (await http.get(f"{nginx.url}{path}")).status_code == 200
+
+
+async def test_nothing_is_served_without_tls(nginx: Nginx) -> None:
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(f"http://127.0.0.1:{nginx.plain_port}/stream/{topic()}/v1/live?token={token()}")
+    assert (answer.status_code, "location" in answer.headers) == (403, False)
+
+
+# While no relay answers
+
+
+async def test_a_stream_is_told_to_come_back_while_no_relay_answers(directory: Path) -> None:
+    with nginx_without_relays(directory) as nginx:
+        async with anonymous(nginx) as client:
+            url, pauses = f"{nginx.url}/stream/{topic()}/v1/live", set()
+            for _ in range(20):
+                answer = await client.get(url, headers={"last-event-id": "e1.5-6.7-abcd", "origin": "https://app.example"})
+                assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
+                assert answer.headers["access-control-allow-origin"] == "https://app.example"
+                assert answer.headers["cache-control"] == "no-store, no-transform"
+                parser = Parser()
+                (block,) = parser.feed(answer.content)
+                assert block == Block("bye", block.data, "e1.5-6.7-abcd")
+                assert block.json() == {"reason": "unavailable", "reconnect_ms": parser.retry_ms}
+                assert parser.retry_ms is not None
+                assert 2000 <= parser.retry_ms < 5000
+                pauses.add(parser.retry_ms)
+            assert len(pauses) > 10
+            # What is no cursor isn't told again.
+            for position in ("", "a b", "x\ty", "<script>"):
+                answer = await client.get(url, headers={"last-event-id": position})
+                assert b"\nid:" not in answer.content
+
+
+async def test_other_requests_are_503_while_no_relay_answers(directory: Path) -> None:
+    with nginx_without_relays(directory) as nginx:
+        async with anonymous(nginx) as client:
+            name = topic()
+            requests = [("GET", f"/stream/{name}/v1/poll"), ("POST", f"/stream/{name}"), ("GET", "/stream/status")]
+            # A topic whose type is a version and whose id is `live`: publishing to it is no stream.
+            requests.append(("POST", "/stream/rounds/v1/live"))
+            for method, path in requests:
+                answer = await client.request(method, nginx.url + path, headers=JSON, content="{}" if method == "POST" else None)
+                assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "unavailable", "2")
+                assert answer.headers["content-type"] == "application/problem+json"
+
+
+# Limits
+
+
+def connect(nginx: Nginx, address: str) -> ssl.SSLSocket:
+    plain = socket.create_connection(("127.0.0.1", nginx.port), 30, source_address=(address, 0))
+    return nginx.tls.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+def flood(nginx: Nginx, path: str, address: str, count: int) -> bytes:
+    """What is answered to many requests that come at once from an address."""
+    with connect(nginx, address) as connection:
+        request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n"
+        connection.sendall((f"{request}\r\n" * (count - 1) + f"{request}Connection: close\r\n\r\n").encode())
+        answers = b""
+        while piece := connection.recv(1 << 16):
+            answers += piece
+    return answers
+
+
+async def test_an_address_that_asks_too_often_is_told_to_come_back_and_others_are_not(directory: Path) -> None:
+    with nginx_without_relays(directory) as nginx:
+        path = f"/stream/{topic()}/v1/live"
+        answers = b"".join([await asyncio.to_thread(flood, nginx, path, "127.0.0.1", FLOOD) for _ in range(FLOODS)])
+        assert answers.count(b"HTTP/1.1 200") == answers.count(b"event: bye") == FLOODS * FLOOD
+        assert answers.count(b'"busy"') > 100
+        assert b'"busy"' not in await asyncio.to_thread(flood, nginx, path, "127.0.0.2", 10)
+
+
+# Logs
+
+
+async def test_no_log_has_a_token(http: httpx.AsyncClient, directory: Path, relays: list[Relay]) -> None:
+    """Whatever goes wrong with its request; and what went wrong is in the access log. The error log is at the lowest level."""
+    secret = token(sub="whose-token-is-in-no-log")
+    paths = [f"/stream/{topic()}/v1/live?token={secret}", f"/stream/{public_topic()}/v1/poll?cursor=e1.2-3&%74oken={secret}"]
+    headers = {"cookie": f"relay_token={secret}", "authorization": f"Bearer {secret}"}
+
+    async def provoke(nginx: Nginx) -> None:
+        async with anonymous(nginx) as client:
+            for path in paths:
+                await client.get(nginx.url + path, headers=headers)
+        await asyncio.gather(*(asyncio.to_thread(flood, nginx, paths[0], "127.0.0.1", FLOOD) for _ in range(2)))
+        for path in paths:
+            # Malformed, twice, and a client that leaves in the middle of it.
+            for rest in ("HTTP/9\r\n\r\n", "HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "HTTP/1.1\r\n"):
+                with connect(nginx, "127.0.0.1") as connection:
+                    connection.sendall(f"GET {path} {rest}".encode())
+
+    signature = secret.rpartition(".")[2].encode()
+    with nginx_without_relays(directory / "down") as nginx:
+        await provoke(nginx)
+    assert [line for line in nginx.requests() if "live" in line and " 200 " in line and " 502" in line]
+    with run_nginx(directory / "up", [relay.port for relay in relays]) as nginx:
+        async with anonymous(nginx) as client, open_stream(client, f"{nginx.url}{paths[0]}") as stream:
+            await stream.until("hello")
+    for folder in (directory / "down", directory / "up"):
+        written = [path for path in folder.rglob("*") if path.is_file()]
+        assert {"access.log", "error.log"} < {path.name for path in written}
+        assert [path.name for path in written if signature in path.read_bytes()] == []
+    assert all(signature.decode() not in relay.log() for relay in relays)
+    # Without the line which says so, it would be in there.
+    with nginx_without_relays(directory / "loose", **{"error_log /dev/null emerg;": ""}) as nginx:
+        await provoke(nginx)
+    assert signature in (nginx.folder / "error.log").read_bytes()
+
+
+# Reloads and restarts
+
+
+@pytest.mark.slow  # two relays stop and start in turn, each with its streams
+async def test_a_reload_and_a_rolling_restart_under_load_lose_nothing(
+    http: httpx.AsyncClient, http1: httpx.AsyncClient, nginx: Nginx, relays: list[Relay]
+) -> None:
+    name = topic()
+    url = f"{nginx.url}/stream/{name}"
+    publisher = Publisher(http, url)
+    # On HTTP/1.1, since httpx ends all streams of a connection at a GOAWAY, where browsers let them go on.
+    followers = [Follower(http1, f"{url}/v1/live", "cursor=earliest") for _ in range(10)]
+    pollers = [Poller(http, f"{url}/v1/poll") for _ in range(2)]
+    clients: list[Follower | Poller] = [*followers, *pollers]
+
+    async def all_go_on() -> None:
+        last = publisher.acknowledged + 20
+        await publisher.has_published(last)
+        for one in clients:
+            await one.reaches(last)
+
+    async with running(publisher, *clients):
+        await all_go_on()
+        nginx.reload()
+        await all_go_on()
+        for relay in relays:
+            assert await asyncio.to_thread(relay.stop) == 0
+            await all_go_on()
+            await asyncio.to_thread(relay.start)
+        nginx.reload()
+        await all_go_on()
+        last = await publisher.rest()
+        for one in clients:
+            await one.reaches(last)
+            assert one.numbers == upto(last)
+        for follower in followers:
+            assert set(follower.verdicts) == {"exact"}
+        # A relay that has just started may refuse a stream for a moment.
+        assert {"drain"} <= {bye["reason"] for one in followers for bye in one.names("bye")} <= {"drain", "unavailable"}
+        assert sum(one.cuts for one in followers) == 0
