@@ -3,7 +3,8 @@
 RelayError
 ├── SettingsError          the operator's: a setting is wrong (relay exits with 2)
 ├── LogUnavailable         nobody's: Valkey is away, full or not ready; temporary, so 503 or a polite end of stream
-│   └── LogAway                the same, known before anything was asked of it
+│   ├── LogAway                the same, known before anything was asked of it
+│   └── NotReplicated          it is in the log, but too few replicas have it: it may not outlive a failover
 └── Problem                a client's: told to it as problem details (RFC 9457)
     ├── Malformed          400   the request can't be understood
     ├── Unauthorized       401   no token, or one that doesn't hold
@@ -40,6 +41,10 @@ class LogUnavailable(RelayError):
 
 class LogAway(LogUnavailable):
     """Nothing was asked of Valkey: the tail has found it away, and has logged that once for everybody."""
+
+
+class NotReplicated(LogUnavailable):
+    """Whoever waits for this call is told so, also if its own event wasn't sent any more."""
 
 
 class Problem(RelayError):
@@ -132,5 +137,8 @@ class Unavailable(Problem):
 
     @staticmethod
     def of(error: LogUnavailable) -> "Unavailable":
+        if isinstance(error, NotReplicated):
+            detail = "too few replicas have what was published, which may be in the log: repeat it, with the same idempotency key"
+            return Unavailable(detail, code="not_replicated", cause=str(error))
         cause = "the log is away" if isinstance(error, LogAway) else f"the log did not answer: {error}"
         return Unavailable("the log is away: try again, with an idempotency key if you publish", cause=cause)

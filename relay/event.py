@@ -1,4 +1,4 @@
-"""An event as the log holds it, and how long it does."""
+"""An event as the log holds it, how long it does, and on how many servers."""
 
 import re
 
@@ -33,12 +33,14 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """How long the log keeps what: age is the promise, counts guard memory."""
+    """How long the log keeps what: age is the promise, counts guard memory. And how many replicas have to have it so long after."""
 
     retention_ms: int
     topic_events: int
     journal_events: int
     idempotency_ms: int
+    replicas: int = 0
+    replicas_s: float = 1.0
 
 
 def is_publishable_name(name: str) -> bool:

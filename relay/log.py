@@ -8,6 +8,7 @@ spreads shards, never splits one:
     {relay:0}:topic:<topic>  stream: the topic's events, under the journal's ids
     {relay:0}:head:<topic>   hash: the topic's number and last id; outlives its events
     {relay:0}:idem:<topic> <key>   hash: the first answer to an idempotency key
+    {relay:0}:waited         nothing: written so that there is a write to wait for (RELAY_WAIT_REPLICAS)
     {relay:0}:shards         how many shards there are
     {relay:0}:fleet          hash: what each process says of itself
 
@@ -31,7 +32,7 @@ import msgspec
 from valkey.exceptions import NoScriptError
 
 from relay.cursor import Place
-from relay.errors import LogAway, LogUnavailable, SettingsError
+from relay.errors import LogAway, LogUnavailable, NotReplicated, SettingsError
 from relay.event import Event, Retention
 from relay.servers import Server, Servers
 from relay.span import Head, ShardRead, TopicRead
@@ -91,10 +92,22 @@ class Script(msgspec.Struct, frozen=True):
     sha: str
 
     async def call(self, server: Server, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Any:
+        (answer,) = await self.call_and(server, keys, arguments)
+        return answer
+
+    async def call_and(
+        self,
+        server: Server,
+        keys: Sequence[str],
+        arguments: Sequence[str | int | bytes],
+        *others: Sequence[str | int],
+        block_s: float | None = None,
+    ) -> list[Any]:
+        """The answers to a call and to other commands, sent at once behind it on the same connection."""
         try:
-            return await server.call("EVALSHA", self.sha, len(keys), *keys, *arguments)
+            return await server.call_many([("EVALSHA", self.sha, len(keys), *keys, *arguments), *others], block_s)
         except NoScriptError:  # a server that has just started: it has done nothing
-            return await server.call("EVAL", self.text, len(keys), *keys, *arguments)
+            return await server.call_many([("EVAL", self.text, len(keys), *keys, *arguments), *others], block_s)
 
 
 def load_script(name: str) -> Script:
@@ -363,8 +376,22 @@ class Appender:
             keys += [f"{prefix}topic:{event.topic}", head, idempotency_key(self.shard, event) if event.key else head]
             arguments += [event.topic, event.name, event.data, event.fingerprint()]
         async with self.servers.of(self.shard) as server:
-            answers = await APPEND.call(server, keys, arguments)
+            if kept.replicas:
+                answers = await self._call_and_wait(server, keys, arguments)
+            else:
+                answers = await APPEND.call(server, keys, arguments)
         return [read_answer(event, self.shard, answer) for event, answer in zip(events, answers, strict=True)]
+
+    async def _call_and_wait(self, server: Server, keys: list[str], arguments: list[str | int | bytes]) -> Any:
+        """WAIT looks at the last write of its own connection. A key that is known already writes nothing, and would be answered as
+        if all had it, so there is always a write before it."""
+        least, within_s = self.retention.replicas, self.retention.replicas_s
+        written = ("SET", f"{{relay:{self.shard}}}:waited", 1)
+        wait = ("WAIT", least, max(1, round(within_s * 1000)))  # 0 would be for ever
+        answers, _, have = await APPEND.call_and(server, keys, arguments, written, wait, block_s=within_s)
+        if have < least:
+            raise NotReplicated(f"{have} of {least} replicas had what was published after {within_s:g} s")
+        return answers
 
     async def close(self) -> None:
         if self._sending:

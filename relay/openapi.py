@@ -442,7 +442,10 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
     ),
     Unavailable: (
         "It can't be done now; temporary. What was being published may be in the log or not: repeat it with the same key.",
-        {"unavailable": "the log is away, full or not ready"},
+        {
+            "unavailable": "the log is away, full or not ready",
+            "not_replicated": "fewer than `RELAY_WAIT_REPLICAS` have what was published: it may be in the log, and be lost with its server",
+        },
     ),
 }
 

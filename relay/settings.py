@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True):
     journal_events: int
     idempotency_seconds: int
     shards: int
+    wait_replicas: int
+    wait_seconds: float
     max_event_bytes: int
     heartbeat_seconds: float
     heartbeat_max_seconds: float
@@ -205,6 +207,8 @@ SETTINGS = [
         "how long an idempotency key is known; unset: as long as events",
     ),
     Setting("RELAY_SHARDS", whole(1, SHARDS_MAX), "1", "parts of the log; fixed once the log exists"),
+    Setting("RELAY_WAIT_REPLICAS", whole(0, 16), "0", "publishing waits until so many replicas have the event (`WAIT`)"),
+    Setting("RELAY_WAIT_SECONDS", number(0.01, 60), "1", "and no longer than this: then it is 503, and to be repeated with its key"),
     Setting("RELAY_MAX_EVENT_BYTES", whole(64, 4 << 20), str(64 << 10), "most bytes of one event's data"),
     Setting("RELAY_HEARTBEAT_SECONDS", number(1, 55), "15", "a quiet stream gets a comment so often"),
     Setting(
@@ -320,4 +324,6 @@ def retention_of(settings: Settings) -> Retention:
         settings.retention_events,
         settings.journal_events,
         settings.idempotency_seconds * 1000,
+        settings.wait_replicas,
+        settings.wait_seconds,
     )
