@@ -19,6 +19,7 @@ from relay.errors import SettingsError
 from relay.guard import guard_of
 from relay.log import Log
 from relay.openapi import openapi_config
+from relay.rates import Rates
 from relay.refusals import Refusals
 from relay.settings import read_settings, retention_of
 from relay.span import Gap
@@ -59,7 +60,7 @@ def create_app() -> Edge:
         await log.close()
 
     app = Litestar(
-        poll_handlers(guard, log, waiting, Uncounted(), load=lambda: 0.0),
+        poll_handlers(guard, log, Rates(log, 0, settings.requests_per_second), waiting, Uncounted(), load=lambda: 0.0),
         lifespan=[lifespan],
         exception_handlers={Exception: answer_error},
         openapi_config=openapi_config(relay.__version__),

@@ -23,6 +23,7 @@ from relay.files import JAVASCRIPT, LIBRARY, file_handler
 from relay.guard import COOKIES, Guard, header
 from relay.log import Log
 from relay.query import ReadQuery, parse_fields, parse_read
+from relay.rates import Rates
 from relay.span import Gap
 from relay.topic import tag_of
 
@@ -46,10 +47,13 @@ class Waiting(Protocol):
     def __call__(self, topics: Iterable[str], who: str) -> AbstractAsyncContextManager[Wait]: ...
 
 
-def poll_handlers(guard: Guard, log: Log, waiting: Waiting, observer: Observer, load: Callable[[], float]) -> list[HTTPRouteHandler]:
+def poll_handlers(
+    guard: Guard, log: Log, rates: Rates, waiting: Waiting, observer: Observer, load: Callable[[], float]
+) -> list[HTTPRouteHandler]:
     async def answer(request: Request[Any, Any, Any], version: str, topic: str | None) -> Response[bytes]:
         scope: Any = request.scope
         query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"))
+        await rates.request(guard.address(scope))
         identity = guard.may_read(scope, query.topics)
         who = identity.sub or guard.address(scope)
         if query.wait_s:

@@ -32,6 +32,7 @@ from relay.log import Log
 from relay.logs import set_up_logs
 from relay.metrics import Metrics
 from relay.openapi import openapi_config
+from relay.rates import Rates
 from relay.refusals import Refusals
 from relay.settings import Settings, read_settings, retention_of
 from relay.tail import Tail
@@ -58,6 +59,7 @@ class Relay:
         self.tails = [Tail(self.log, self.hub, shard, self.metrics) for shard in range(settings.shards)]
         self.status = Status(self.log, self.hub, self.tails, self.admission, lambda: self.streams.draining)
         self.guard = guard_of(settings)
+        self.rates = Rates(self.log, settings.publish_per_second, settings.requests_per_second)
         self._waits: set[asyncio.Event] = set()  # of the polls that wait
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -65,9 +67,9 @@ class Relay:
         settings = self.settings
         litestar = Litestar(
             [
-                *live_handlers(self.guard, self.log),
-                *poll_handlers(self.guard, self.log, self.waiting, self.metrics, self.load),
-                *publish_handlers(self.guard, self.log, self.metrics, settings.max_event_bytes, settings.request_seconds),
+                *live_handlers(self.guard, self.log, self.rates),
+                *poll_handlers(self.guard, self.log, self.rates, self.waiting, self.metrics, self.load),
+                *publish_handlers(self.guard, self.log, self.rates, self.metrics, settings.max_event_bytes, settings.request_seconds),
                 *status_handlers(self.guard, self.status, self.metrics, settings.metrics_token),
                 *page_handlers(),
             ],

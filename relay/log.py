@@ -11,6 +11,7 @@ spreads shards, never splits one:
     {relay:0}:waited         nothing: written so that there is a write to wait for (RELAY_WAIT_REPLICAS)
     {relay:0}:shards         how many shards there are
     {relay:0}:fleet          hash: what each process says of itself
+    {relay:0}:rate:<name>    when what was taken from a limit is paid back, in µs
 
 An append is never repeated by the client library: its outcome is unknown when a connection dies, and only the publisher
 can say, with a key, that it is the same one again. So an error here is `LogUnavailable` and nothing is retried.
@@ -115,7 +116,7 @@ def load_script(name: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-APPEND, READ, REPORT = load_script("append"), load_script("read"), load_script("report")
+APPEND, READ, REPORT, RATE = map(load_script, ("append", "read", "report", "rate"))
 
 
 class Log:
@@ -262,6 +263,15 @@ class Log:
             info = (await server.call("INFO")).decode()
         found = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
         return {name: found[name] for name in DESCRIBED if name in found}
+
+    async def take(self, name: str, per_s: int, number: int, burst_s: int) -> float:
+        """Takes a number from a limit. Returns 0, or in how many seconds to come back."""
+        shard = self.shard(name)
+        self._check_reachable(shard)
+        each_us = 1e6 / per_s
+        async with self.servers.of(shard) as server:
+            refused_us = await RATE.call(server, [f"{{relay:{shard}}}:rate:{name}"], [f"{each_us:.3f}", number, int(burst_s * 1e6)])
+        return int(refused_us) / 1e6
 
     async def report(self, process: str, figures: bytes, life_ms: int) -> None:
         """Leaves what a process says of itself, for so long."""

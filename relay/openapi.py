@@ -437,6 +437,7 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
         "A limit of this process or of this client; temporary.",
         {
             "too_many_streams": "as many streams and waiting polls are open as may be: close one, or come back later",
+            "rate_limited": "a publisher, or an address, asks for more than it may in a second: come back when it says",
             "too_many_connects": "more streams and waiting polls begin than may in a second: come back when it says",
         },
     ),

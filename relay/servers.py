@@ -24,7 +24,15 @@ from valkey.asyncio.connection import Connection
 from valkey.asyncio.retry import Retry
 from valkey.backoff import NoBackoff
 from valkey.crc import key_slot
-from valkey.exceptions import BusyLoadingError, MovedError, ReadOnlyError, ResponseError, ValkeyError
+from valkey.exceptions import (
+    BusyLoadingError,
+    MovedError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    ValkeyError,
+)
 
 from relay.errors import LogUnavailable
 
@@ -35,11 +43,13 @@ CONNECTIONS_MAX = 64  # to one server, for commands; those that block have as ma
 BLOCKING_MAX = 256
 SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
 MANY = ("+sentinel", "+cluster")
-# What a server that is full, failing over or starting answers; all else it refuses is our bug.
+# What a server that is full, failing over, starting or set up wrongly answers; all else it refuses is our bug. For some of these
+# the library has an exception, and has taken the word from its text.
 TEMPORARY = (
-    "OOM", "MISCONF", "NOREPLICAS", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MOVED", "ASK",
+    "MISCONF", "NOREPLICAS", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MOVED", "ASK",
     "UNBLOCKED",
 )  # fmt: skip
+KNOWN = (BusyLoadingError, MovedError, NoPermissionError, OutOfMemoryError, ReadOnlyError)
 
 
 Argument = str | bytes | int | float
@@ -50,7 +60,7 @@ async def translated() -> AsyncIterator[None]:
     """The border: no error of the client library gets past it."""
     try:
         yield
-    except (BusyLoadingError, ReadOnlyError, MovedError) as error:
+    except KNOWN as error:
         raise LogUnavailable(str(error)) from error
     except ResponseError as error:
         if str(error).startswith(TEMPORARY):

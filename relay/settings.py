@@ -70,6 +70,8 @@ class Settings(msgspec.Struct, frozen=True):
     max_streams: int
     max_streams_per_sub: int
     connects_per_second: int
+    publish_per_second: int
+    requests_per_second: int
     trusted_proxies: tuple[str, ...]
     http1_buffer_bytes: int
     request_seconds: float
@@ -242,6 +244,18 @@ SETTINGS = [
         whole(0, 1_000_000),
         "0",
         "streams and waiting polls that begin in a second, a process; 0: no limit",
+    ),
+    Setting(
+        "RELAY_PUBLISH_PER_SECOND",
+        whole(0, 1_000_000),
+        "0",
+        "most events a second of one publisher, at all relays together; 0: any number",
+    ),
+    Setting(
+        "RELAY_REQUESTS_PER_SECOND",
+        whole(0, 1_000_000),
+        "0",
+        "most streams and pages a second that one address asks for, at all relays together; 0: any number",
     ),
     Setting("RELAY_TRUSTED_PROXIES", networks, "", "networks, joined by commas, whose `X-Forwarded-For` counts"),
     Setting(

@@ -307,6 +307,8 @@ OTHERWISE = {
     ("poll", 304),
     ("pollTopic", 429),
     ("poll", 429),
+    ("publish", 429),
+    ("publishBatch", 429),
     ("metrics", 401),
     ("pollTopic", 503),
     ("poll", 503),
@@ -368,7 +370,8 @@ def test_an_unchanged_file_is_answered_as_described(document: Document, relay: R
 
 def test_limits_and_outages_are_answered_as_described(document: Document, tmp_path: Path) -> None:
     valkey = Valkey(tmp_path / "valkey").start()
-    small = Relay(tmp_path / "relay", valkey.url, {"RELAY_MAX_STREAMS_PER_SUB": "1", "RELAY_METRICS_TOKEN": "a-token"})
+    env = {"RELAY_MAX_STREAMS_PER_SUB": "1", "RELAY_PUBLISH_PER_SECOND": "1", "RELAY_METRICS_TOKEN": "a-token"}
+    small = Relay(tmp_path / "relay", valkey.url, env)
     polls = [("pollTopic", f"/stream/{TOPIC}/v1/poll"), ("poll", f"/stream/v1/poll?topic={TOPIC}")]
     try:
         small.start()
@@ -379,6 +382,10 @@ def test_limits_and_outages_are_answered_as_described(document: Document, tmp_pa
             for operation, path in polls:
                 waiting = f"{path}{'&' if '?' in path else '?'}wait=1"
                 assert ask(document, small.url, operation, waiting, headers=READABLE).status_code == 429
+        hasty = {"authorization": f"Bearer {token('hasty')}"} | JSON
+        ask(document, small.url, "publishBatch", "/stream/publish", json=[ITEM] * 100, headers=hasty)
+        assert ask(document, small.url, "publish", f"/stream/{TOPIC}", content=GOOD, headers=hasty).status_code == 429
+        assert ask(document, small.url, "publishBatch", "/stream/publish", json=[ITEM], headers=hasty).status_code == 429
         valkey.kill()
         for operation, path in polls:
             assert ask(document, small.url, operation, path, headers=READABLE, params={"topic": TOPIC, "k": 1}).status_code == 503

@@ -6,6 +6,7 @@ from relay.errors import (
     NotFound,
     NotSubscribed,
     TooLarge,
+    TooMany,
     TooSlow,
     Unauthorized,
     Unavailable,
@@ -133,7 +134,7 @@ PUBLISH_SCHEMAS: Json = {
 }
 SAMPLE_DATA: Json = {"update_type": "new_number", "number": {"value": 25, "color": "red"}}
 PUBLISHED: Json = {"id": CURSOR, "topic": EVENT.topic, "n": EVENT.n, "duplicate": False}
-REFUSALS = problems(Malformed, Unauthorized, Forbidden, TooSlow, TooLarge, WrongMediaType, Unprocessable, Unavailable)
+REFUSALS = problems(Malformed, Unauthorized, Forbidden, TooSlow, TooLarge, WrongMediaType, Unprocessable, TooMany, Unavailable)
 
 PUBLISH = operation(
     "publish",

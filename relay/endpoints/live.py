@@ -14,6 +14,7 @@ from relay.follow import Start
 from relay.guard import Guard, header
 from relay.log import Log
 from relay.query import ReadQuery, parse_read, places_of
+from relay.rates import Rates
 
 
 class Refused(Start, frozen=True, kw_only=True):
@@ -28,11 +29,12 @@ class Admitted(Start, frozen=True):
     who: str = ""
 
 
-def live_handlers(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
-    def answer(request: Request[Any, Any, Any], version: str, topic: str | None) -> Response[Any]:
+def live_handlers(guard: Guard, log: Log, rates: Rates) -> list[HTTPRouteHandler]:
+    async def answer(request: Request[Any, Any, Any], version: str, topic: str | None) -> Response[Any]:
         scope: Any = request.scope
         query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"))
         try:
+            await rates.request(guard.address(scope))
             identity = guard.may_read(scope, query.topics)
         except Problem as problem:
             if problem.temporary:
@@ -53,11 +55,11 @@ def live_handlers(guard: Guard, log: Log) -> list[HTTPRouteHandler]:
         exception_handlers={Exception: answer_error},
     )
     async def live_topic(request: Request[Any, Any, Any]) -> Response[Any]:
-        return answer(request, request.path_params["version"], topic_of(request.path_params))
+        return await answer(request, request.path_params["version"], topic_of(request.path_params))
 
     @get("/stream/{version:str}/live", operation_class=described.LIVE, exception_handlers={Exception: answer_error})
     async def live(request: Request[Any, Any, Any]) -> Response[Any]:
-        return answer(request, request.path_params["version"], None)
+        return await answer(request, request.path_params["version"], None)
 
     return [live_topic, live]
 

@@ -19,6 +19,7 @@ from relay.guard import Guard, header
 from relay.log import Appended, Log, NewEvent
 from relay.metrics import Metrics
 from relay.publishing import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, PublishError, new_event
+from relay.rates import Rates
 from relay.topic import parse_topic
 
 ENVELOPE_BYTES = 4096  # what a body may have around its data
@@ -44,7 +45,7 @@ ONE = msgspec.json.Decoder(Body)
 MANY = msgspec.json.Decoder(list[Item])
 
 
-def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: int, body_s: float) -> list[HTTPRouteHandler]:
+def publish_handlers(guard: Guard, log: Log, rates: Rates, metrics: Metrics, max_event_bytes: int, body_s: float) -> list[HTTPRouteHandler]:
     @post(
         "/stream/{collection:str}/{kind:str}/{ident:str}",
         operation_class=described.PUBLISH,
@@ -54,11 +55,13 @@ def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: 
         topic = topic_of(request.path_params)
         scope: Any = request.scope
         key = header(scope, b"idempotency-key") or None
-        grants = guard.may_publish(scope).grants.publish
+        publisher = guard.may_publish(scope)
+        grants = publisher.grants.publish
         if not grants.match(topic):
             raise Forbidden(f"the token does not grant publishing to {topic}", code="topic_not_granted")
         body = decode(ONE, await read_json(request, max_event_bytes + ENVELOPE_BYTES, body_s))
         event = checked(topic, body, key, max_event_bytes)
+        await rates.publish(publisher.sub, 1)
         (appended,) = await log.append([event])
         count(metrics, [appended])
         if appended.reused:
@@ -71,7 +74,8 @@ def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: 
         status_code=200,
     )
     async def publish_batch(request: Request[Any, Any, Any]) -> Response[bytes]:
-        grants = guard.may_publish(request.scope).grants.publish
+        publisher = guard.may_publish(request.scope)
+        grants = publisher.grants.publish
         items = decode(MANY, await read_json(request, BATCH_BYTES_MAX, body_s))
         if len(items) > BATCH_EVENTS_MAX:
             raise TooLarge(f"{len(items)} events in one batch: send {BATCH_EVENTS_MAX} at most", code="too_many_events")
@@ -83,6 +87,7 @@ def publish_handlers(guard: Guard, log: Log, metrics: Metrics, max_event_bytes: 
                     code="topic_not_granted",
                     index=index,
                 )
+        await rates.publish(publisher.sub, len(events))
         reused = await log.find_reused_key(events)
         if reused is not None:
             raise key_reused(reused, "nothing was appended")
