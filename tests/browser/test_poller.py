@@ -8,23 +8,23 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, Route, expect
+from playwright.async_api import Page, Route, expect
 
 import fallback
 from tests.asking import Asker, asking
-from tests.browser.conftest import LIMIT_S
-from tests.browser.npm import npm
+from tests.browser.conftest import LIMIT_MS
 from tests.conftest import need
 from tests.servers import Relay, Valkey, token, topic
+
+pytestmark = pytest.mark.anyio
 
 POLLER = Path(fallback.__file__).parent / "static/poller.js"
 README = Path(__file__).parent.parent.parent / "README.md"
 BYTES_MAX = 3000
-LIMIT_MS = LIMIT_S * 1000
 
 # What a browser of 2010 had; all other names go, and those of the language's own objects too.
 REMOVE = """
@@ -85,36 +85,26 @@ var poller = new RelayPoller(%s, {
 """
 
 
-@pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    """An empty page. What throws in it and isn't caught fails the test."""
-    page = context.new_page()
-    thrown: list[str] = []
-    page.on("pageerror", lambda error: thrown.append(str(error)))
-    yield page
-    assert thrown == []
-
-
 class Lines:
     """What a page has written, in order."""
 
     def __init__(self, page: Page) -> None:
         self.items = page.locator("#lines li")
 
-    def are(self, *expected: str) -> None:
-        expect(self.items).to_have_text(list(expected), timeout=LIMIT_MS)
+    async def are(self, *expected: str) -> None:
+        await expect(self.items).to_have_text(list(expected), timeout=LIMIT_MS)
 
 
-def open_old(page: Page, url: str, body: str) -> Lines:
+async def open_old(page: Page, url: str, body: str) -> Lines:
     """Opens a page of the relay's origin in an old browser."""
 
-    def answer(route: Route) -> None:
-        route.fulfill(body=PAGE % (REMOVE, body), content_type="text/html")
+    async def answer(route: Route) -> None:
+        await route.fulfill(body=PAGE % (REMOVE, body), content_type="text/html")
 
-    page.route(f"{url.rstrip('/')}/old.html", answer)
-    page.goto(f"{url.rstrip('/')}/old.html")
+    await page.route(f"{url.rstrip('/')}/old.html", answer)
+    await page.goto(f"{url.rstrip('/')}/old.html")
     lines = Lines(page)
-    expect(lines.items.first).to_have_text("", timeout=LIMIT_MS)
+    await expect(lines.items.first).to_have_text("", timeout=LIMIT_MS)
     return lines
 
 
@@ -123,18 +113,18 @@ def telling(url: str, *, cursor: str = "", token_: str = "") -> str:
     return LOADED % (TELLING % (json.dumps(url), json.dumps(cursor), token_ or json.dumps(token())))
 
 
-def test_it_is_ecmascript_5_and_small() -> None:
+def test_it_is_ecmascript_5_and_small(module: Callable[[str], Path]) -> None:
     node = need("node", shutil.which("node"))
-    parsed = subprocess.run([node, npm("acorn/bin/acorn"), "--ecma5", "--silent", POLLER], capture_output=True, text=True, check=False)
+    parsed = subprocess.run([node, module("acorn/bin/acorn"), "--ecma5", "--silent", POLLER], capture_output=True, text=True, check=False)
     assert parsed.returncode == 0, parsed.stderr
     assert POLLER.stat().st_size < BYTES_MAX
     newer = subprocess.run(
-        [node, npm("acorn/bin/acorn"), "--ecma5", "--silent"], input="let a", capture_output=True, text=True, check=False
+        [node, module("acorn/bin/acorn"), "--ecma5", "--silent"], input="let a", capture_output=True, text=True, check=False
     )
     assert newer.returncode != 0
 
 
-def test_the_example_of_the_readme_shows_each_event_once(page: Page, relay: Relay, asker: Asker) -> None:
+async def test_the_example_of_the_readme_shows_each_event_once(page: Page, relay: Relay, asker: Asker) -> None:
     here = topic()
     (example,) = re.findall(r"^```html\n(.*?RelayPoller.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
     example = example.replace("rounds/ROULETTE/123", here)
@@ -142,73 +132,73 @@ def test_the_example_of_the_readme_shows_each_event_once(page: Page, relay: Rela
         f"<script>var token = {json.dumps(token())}; function show(event) {{ line(event.n + ' ' + event.data.number.value); }}</script>"
     )
     asker.publish(here, *({"number": {"value": value}} for value in (7, 8)))
-    lines = open_old(page, relay.url, around + example)
-    lines.are("", "1 7", "2 8")
+    lines = await open_old(page, relay.url, around + example)
+    await lines.are("", "1 7", "2 8")
     for value in (9, 10, 11):
         asker.publish(here, {"number": {"value": value}})
-    lines.are("", "1 7", "2 8", "3 9", "4 10", "5 11")
+    await lines.are("", "1 7", "2 8", "3 9", "4 10", "5 11")
 
 
-def test_it_goes_on_where_it_was_when_its_relay_was_away(page: Page, tmp_path: Path, valkey: Valkey, asker: Asker) -> None:
+async def test_it_goes_on_where_it_was_when_its_relay_was_away(page: Page, tmp_path: Path, valkey: Valkey, asker: Asker) -> None:
     here = topic()
     mortal = Relay(tmp_path, valkey.url)
     with asking(mortal):
         asker.publish(here, 1)
-        lines = open_old(page, mortal.url, telling(f"/stream/{here}/v1/poll?wait=20&limit=2", cursor="earliest"))
-        lines.are("", "event 1")
+        lines = await open_old(page, mortal.url, telling(f"/stream/{here}/v1/poll?wait=20&limit=2", cursor="earliest"))
+        await lines.are("", "event 1")
         mortal.kill()
         asker.publish(here, 2, 3, 4, 5, 6)  # three pages of two
-        expect(lines.items.nth(2)).to_have_text("fail 0 1", timeout=LIMIT_MS)
+        await expect(lines.items.nth(2)).to_have_text("fail 0 1", timeout=LIMIT_MS)
         mortal.start()
-        expect(lines.items.last).to_have_text("event 6", timeout=LIMIT_MS)
-        told = page.locator("#lines").inner_text().split("\n")
+        await expect(lines.items.last).to_have_text("event 6", timeout=LIMIT_MS)
+        told = (await page.locator("#lines").inner_text()).split("\n")
         assert [line for line in told if line and not line.startswith("fail 0")] == [f"event {value}" for value in range(1, 7)]
 
 
-def test_it_tells_a_gap_and_a_reset(page: Page, relay: Relay, valkey: Valkey, asker: Asker) -> None:
+async def test_it_tells_a_gap_and_a_reset(page: Page, relay: Relay, valkey: Valkey, asker: Asker) -> None:
     here = topic()
     first, *_ = asker.publish(here, 1, 2, 3, 4)
     valkey.ask("XTRIM", f"{{relay:0}}:topic:{here}", "MAXLEN", "=", "1")
     url = f"/stream/{here}/v1/poll"
-    lines = open_old(page, relay.url, telling(url, cursor=first))
-    lines.are("", "gap 2", "event 4")
+    lines = await open_old(page, relay.url, telling(url, cursor=first))
+    await lines.are("", "gap 2", "event 4")
     epoch, _, rest = first.partition(".")
     other = f"{'0' if epoch[0] != '0' else '1'}{epoch[1:]}.{rest}"
-    lines = open_old(page, relay.url, telling(url, cursor=other))
-    lines.are("", "reset 1", "event 4")
+    lines = await open_old(page, relay.url, telling(url, cursor=other))
+    await lines.are("", "reset 1", "event 4")
     url = f"/stream/v1/poll?topic={here}&topic={topic()}"
-    lines = open_old(page, relay.url, telling(url, cursor=other))
-    lines.are("", "reset 2", "event 4")
+    lines = await open_old(page, relay.url, telling(url, cursor=other))
+    await lines.are("", "reset 2", "event 4")
 
 
-def test_it_waits_as_long_as_a_full_relay_says(page: Page, tmp_path: Path, valkey: Valkey) -> None:
+async def test_it_waits_as_long_as_a_full_relay_says(page: Page, tmp_path: Path, valkey: Valkey) -> None:
     here = topic()
     with asking(Relay(tmp_path, valkey.url, {"RELAY_MAX_STREAMS_PER_SUB": "1"})) as full, full.live(f"/stream/{here}/v1/live"):
-        with page.expect_response(lambda answer: answer.status == 429) as refusal:
-            lines = open_old(page, str(full.client.base_url), telling(f"/stream/{here}/v1/poll?wait=20"))
-        least = int(refusal.value.all_headers()["retry-after"])
+        async with page.expect_response(lambda answer: answer.status == 429) as refusal:
+            lines = await open_old(page, str(full.client.base_url), telling(f"/stream/{here}/v1/poll?wait=20"))
+        least = int((await (await refusal.value).all_headers())["retry-after"])
         assert least > 1
-        expect(lines.items.last).to_have_text(re.compile("^fail 429 "), timeout=LIMIT_MS)
-        assert least <= int(lines.items.last.inner_text().split()[-1]) <= 1.5 * least
+        await expect(lines.items.last).to_have_text(re.compile("^fail 429 "), timeout=LIMIT_MS)
+        assert least <= int((await lines.items.last.inner_text()).split()[-1]) <= 1.5 * least
 
 
-def test_it_asks_for_a_new_token_once_and_ends_at_what_is_final(page: Page, relay: Relay, asker: Asker) -> None:
+async def test_it_asks_for_a_new_token_once_and_ends_at_what_is_final(page: Page, relay: Relay, asker: Asker) -> None:
     here = topic()
     url = f"/stream/{here}/v1/poll"
     asker.publish(here, 1)
     bad, good = json.dumps(token(ttl_s=-3600)), json.dumps(token())
     renewing = "function (use) { line('token'); use(window.asked ? %s : %s); window.asked = true; }"
-    lines = open_old(page, relay.url, telling(url, cursor="earliest", token_=renewing % (good, bad)))
-    lines.are("", "token", "token", "event 1")
-    lines = open_old(page, relay.url, telling(url, token_=renewing % (bad, bad)))
-    lines.are("", "token", "token", "end token_expired")
-    lines = open_old(page, relay.url, telling(url, token_=bad))
-    lines.are("", "end token_expired")
-    lines = open_old(page, relay.url, telling(url.replace("v1", "v9")))
-    lines.are("", "end unknown_version")
+    lines = await open_old(page, relay.url, telling(url, cursor="earliest", token_=renewing % (good, bad)))
+    await lines.are("", "token", "token", "event 1")
+    lines = await open_old(page, relay.url, telling(url, token_=renewing % (bad, bad)))
+    await lines.are("", "token", "token", "end token_expired")
+    lines = await open_old(page, relay.url, telling(url, token_=bad))
+    await lines.are("", "end token_expired")
+    lines = await open_old(page, relay.url, telling(url.replace("v1", "v9")))
+    await lines.are("", "end unknown_version")
 
 
-def test_a_page_that_throws_misses_nothing_and_one_that_stops_hears_nothing(page: Page, relay: Relay, asker: Asker) -> None:
+async def test_a_page_that_throws_misses_nothing_and_one_that_stops_hears_nothing(page: Page, relay: Relay, asker: Asker) -> None:
     here = topic()
     asker.publish(here, 1, 2, 3)
     script = """
@@ -223,5 +213,5 @@ def test_a_page_that_throws_misses_nothing_and_one_that_stops_hears_nothing(page
       onpage: function () { line('page'); }
     });
     """
-    lines = open_old(page, relay.url, LOADED % (script % (json.dumps(f"/stream/{here}/v1/poll?wait=20"), json.dumps(token()))))
-    lines.are("", "event 1", "event 2", "stopped", "Uncaught Error: oops 1", "Uncaught Error: oops 2")
+    lines = await open_old(page, relay.url, LOADED % (script % (json.dumps(f"/stream/{here}/v1/poll?wait=20"), json.dumps(token()))))
+    await lines.are("", "event 1", "event 2", "stopped", "Uncaught Error: oops 1", "Uncaught Error: oops 2")
