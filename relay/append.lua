@@ -3,16 +3,20 @@
 --
 -- KEYS: journal, shard, then for each event: topic, head, idempotency (the head again where the event has no key)
 -- ARGV: retention in ms, journal's most events, topic's most events, life of an idempotency key in ms, a fresh epoch's token,
---       then for each event: topic, name, data, hash of name and data ('' where it has no key)
--- Returns for each event: id, n, 0 appended | 1 duplicate | 2 key reused for something else, epoch
+--       then for each event: topic, name, data, hash of name and data ('' where it has no key);
+--       then, only of one who may do this only while nobody else does (relay/lease.py): the field and the value of its fence
+-- Returns for each event: id, n, 0 appended | 1 duplicate | 2 key reused for something else, epoch; or 'fenced' and nothing is done
 --
 -- shard: s (dense count of its events), last (id), epoch, replid (the master_replid under which the epoch began), and for
---        each past epoch a field 'e:<token>' = '<its last id> <closed at, ms>'
+--        each past epoch a field 'e:<token>' = '<its last id> <closed at, ms>'; and the fences of leases, 'f:<lease>'
 -- head:  n and last (number and id of the topic's newest event), first (number of the first one of this life)
 local journal, shard = KEYS[1], KEYS[2]
 local retention = tonumber(ARGV[1])
 local journal_max, topic_max, idempotency_ms = ARGV[2], ARGV[3], ARGV[4]
 local function int(x) return string.format('%.0f', x) end
+
+local fence = ARGV[4 * (#KEYS - 2) / 3 + 6]
+if fence and redis.call('HGET', shard, fence) ~= ARGV[#ARGV] then return 'fenced' end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -5,6 +5,7 @@ RelayError
 ├── LogUnavailable         nobody's: Valkey is away, full or not ready; temporary, so 503 or a polite end of stream
 │   ├── LogAway                the same, known before anything was asked of it
 │   └── NotReplicated          it is in the log, but too few replicas have it: it may not outlive a failover
+├── Fenced                 nobody's: another process does this now, so nothing was done
 └── Problem                a client's: told to it as problem details (RFC 9457)
     ├── Malformed          400   the request can't be understood
     ├── Unauthorized       401   no token, or one that doesn't hold
@@ -45,6 +46,10 @@ class LogAway(LogUnavailable):
 
 class NotReplicated(LogUnavailable):
     """Whoever waits for this call is told so, also if its own event wasn't sent any more."""
+
+
+class Fenced(RelayError):
+    """Another process has taken over what only one may do; nothing was done."""
 
 
 class Problem(RelayError):

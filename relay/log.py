@@ -1,6 +1,6 @@
 """The log in Valkey: append, read a range, follow the end, wait for more.
 
-The one module that knows the keys. Each shard is one hash slot (`{relay:N}`), so that its scripts are atomic and a cluster
+The one module that knows the events' keys. Each shard is one hash slot (`{relay:N}`), so that its scripts are atomic and a cluster
 spreads shards, never splits one:
 
     {relay:0}:journal        stream: every event of the shard, in the one order that all its topics share
@@ -23,19 +23,18 @@ import asyncio
 import hashlib
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
-from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
-from valkey.exceptions import NoScriptError
 
 from relay.cursor import Place
-from relay.errors import LogAway, LogUnavailable, NotReplicated, SettingsError
+from relay.errors import Fenced, LogAway, LogUnavailable, NotReplicated, SettingsError
 from relay.event import Event, Retention
-from relay.servers import Server, Servers
+from relay.lease import Fence
+from relay.servers import Server, Servers, load_script
 from relay.span import Head, ShardRead, TopicRead
 
 APPEND_EVENTS_MAX = 100  # a call; some 5 ms in which the server does nothing else
@@ -48,6 +47,7 @@ DESCRIBED = (
     "valkey_version", "used_memory", "maxmemory", "maxmemory_policy", "role", "uptime_in_seconds", "server_time_usec",
     "aof_enabled", "aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status",
 )  # fmt: skip
+Item = TypeVar("Item")
 
 
 class NewEvent(msgspec.Struct, frozen=True):
@@ -84,36 +84,6 @@ class Bounds(msgspec.Struct, frozen=True):
 @lru_cache(maxsize=10_000)
 def shard_of(topic: str, shards: int) -> int:
     return int.from_bytes(hashlib.blake2s(topic.encode(), digest_size=4).digest(), "big") % shards
-
-
-class Script(msgspec.Struct, frozen=True):
-    """A Lua script, sent once to a server and called by its hash from then on."""
-
-    text: str
-    sha: str
-
-    async def call(self, server: Server, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Any:
-        (answer,) = await self.call_and(server, keys, arguments)
-        return answer
-
-    async def call_and(
-        self,
-        server: Server,
-        keys: Sequence[str],
-        arguments: Sequence[str | int | bytes],
-        *others: Sequence[str | int],
-        block_s: float | None = None,
-    ) -> list[Any]:
-        """The answers to a call and to other commands, sent at once behind it on the same connection."""
-        try:
-            return await server.call_many([("EVALSHA", self.sha, len(keys), *keys, *arguments), *others], block_s)
-        except NoScriptError:  # a server that has just started: it has done nothing
-            return await server.call_many([("EVAL", self.text, len(keys), *keys, *arguments), *others], block_s)
-
-
-def load_script(name: str) -> Script:
-    text = files("relay").joinpath(f"{name}.lua").read_text()
-    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 APPEND, READ, REPORT, RATE = map(load_script, ("append", "read", "report", "rate"))
@@ -162,6 +132,17 @@ class Log:
                 answer.cancel()
             raise
         return list(await asyncio.gather(*answers))
+
+    async def append_fenced(self, events: Sequence[NewEvent], fence: Fence) -> list[Appended]:
+        """Appends in order within each shard, apart from what others append. Raises Fenced once another holder has the lease, or
+        LogUnavailable; then some may be in, and the same call repeated appends those with a key only once."""
+        answers: dict[int, Appended] = {}
+        for shard in {self.shard(event.topic): None for event in events}:
+            self._check_reachable(shard)
+            own = [index for index, event in enumerate(events) if self.shard(event.topic) == shard]
+            for part in parts(own, lambda index: len(events[index].data)):
+                answers |= zip(part, await self._appenders[shard].call([events[index] for index in part], fence), strict=True)
+        return [answers[index] for index in range(len(events))]
 
     async def find_reused_key(self, events: Sequence[NewEvent]) -> int | None:
         """The index of the first event whose key is already another event's, in the log or among these."""
@@ -316,7 +297,7 @@ class Appender:
             return await self.add(event)
         self._sending = asyncio.current_task()
         try:
-            return (await self._call([event]))[0]
+            return (await self.call([event]))[0]
         except LogUnavailable as error:
             self._fail(self._take_all(), error)
             raise
@@ -361,7 +342,7 @@ class Appender:
 
     async def _send(self, part: list[tuple[NewEvent, asyncio.Future[Appended]]]) -> None:
         try:
-            answers = await self._call([event for event, _ in part]) if part else []
+            answers = await self.call([event for event, _ in part]) if part else []
         except LogUnavailable as error:
             return self._fail([*part, *self._take_all()], error)
         except Exception as error:  # each of those who wait for this call raises it
@@ -375,7 +356,8 @@ class Appender:
             if not future.done():
                 future.set_exception(error)
 
-    async def _call(self, events: list[NewEvent]) -> list[Appended]:
+    async def call(self, events: list[NewEvent], fence: Fence | None = None) -> list[Appended]:
+        """One call of the script, which waits for no other."""
         prefix = f"{{relay:{self.shard}}}:"
         keys = [prefix + "journal", prefix + "shard"]
         kept = self.retention
@@ -385,11 +367,15 @@ class Appender:
             head = f"{prefix}head:{event.topic}"
             keys += [f"{prefix}topic:{event.topic}", head, idempotency_key(self.shard, event) if event.key else head]
             arguments += [event.topic, event.name, event.data, event.fingerprint()]
+        if fence:
+            arguments += [fence.field, fence.value]
         async with self.servers.of(self.shard) as server:
             if kept.replicas:
                 answers = await self._call_and_wait(server, keys, arguments)
             else:
                 answers = await APPEND.call(server, keys, arguments)
+        if answers == b"fenced":
+            raise Fenced("another process has the lease now")
         return [read_answer(event, self.shard, answer) for event, answer in zip(events, answers, strict=True)]
 
     async def _call_and_wait(self, server: Server, keys: list[str], arguments: list[str | int | bytes]) -> Any:
@@ -410,6 +396,20 @@ class Appender:
         for _, answer in self._waiting:
             if not answer.done():
                 answer.set_exception(LogUnavailable("the process ends"))
+
+
+def parts(items: Sequence[Item], size_of: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """In order, each no larger than a call may be, or of one item."""
+    part: list[Item] = []
+    size = 0
+    for item in items:
+        if part and (len(part) == APPEND_EVENTS_MAX or size + size_of(item) > APPEND_BYTES_MAX):
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += size_of(item)
+    if part:
+        yield part
 
 
 @asynccontextmanager

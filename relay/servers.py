@@ -12,12 +12,15 @@ answers as before, for ten seconds and more, while the service's events are on a
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+import msgspec
 import valkey.asyncio
 from libvalkey import pack_command
 from valkey.asyncio.connection import Connection
@@ -27,6 +30,7 @@ from valkey.crc import key_slot
 from valkey.exceptions import (
     BusyLoadingError,
     MovedError,
+    NoScriptError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -134,6 +138,36 @@ async def read_answer(connection: Connection) -> Any:
         return await connection.read_response()
     except ResponseError as error:
         return error
+
+
+class Script(msgspec.Struct, frozen=True):
+    """A Lua script, sent once to a server and called by its hash from then on."""
+
+    text: str
+    sha: str
+
+    async def call(self, server: Server, keys: Sequence[str], arguments: Sequence[str | int | bytes]) -> Any:
+        (answer,) = await self.call_and(server, keys, arguments)
+        return answer
+
+    async def call_and(
+        self,
+        server: Server,
+        keys: Sequence[str],
+        arguments: Sequence[str | int | bytes],
+        *others: Sequence[str | int],
+        block_s: float | None = None,
+    ) -> list[Any]:
+        """The answers to a call and to other commands, sent at once behind it on the same connection."""
+        try:
+            return await server.call_many([("EVALSHA", self.sha, len(keys), *keys, *arguments), *others], block_s)
+        except NoScriptError:  # a server that has just started: it has done nothing
+            return await server.call_many([("EVAL", self.text, len(keys), *keys, *arguments), *others], block_s)
+
+
+def load_script(name: str, package: str = "relay") -> Script:
+    text = files(package).joinpath(f"{name}.lua").read_text()
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 class Servers:
