@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from litestar import Litestar
@@ -36,6 +37,7 @@ from relay.rates import Rates
 from relay.refusals import Refusals
 from relay.settings import Settings, read_settings, retention_of
 from relay.tail import Tail
+from relay.updates.job import Job, job_retention
 
 LAST_WORDS_S = 1.0  # for what was written last to reach its client; who hasn't taken it by then is hung up on
 
@@ -58,10 +60,17 @@ class Relay:
         self.streams = Streams(self.log, self.hub, pace, self.metrics, self.refusals.refused)
         self.tails = [Tail(self.log, self.hub, shard, self.metrics) for shard in range(settings.shards)]
         self.status = Status(self.log, self.hub, self.tails, self.admission, lambda: self.streams.draining)
+        # A log of its own: its keys live longer, and it finds out for itself whether Valkey is away.
+        self.job_log = Log(settings.valkey_url, settings.shards, job_retention(settings))
+        self.job = self._job(settings.sources) if settings.sources else None
         self.guard = guard_of(settings)
         self.rates = Rates(self.log, settings.publish_per_second, settings.requests_per_second)
         self._waits: set[asyncio.Event] = set()  # of the polls that wait
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _job(self, path: Path) -> Job:
+        settings = self.settings
+        return Job(path, settings.poll_interval, self.job_log, self.metrics, settings.max_event_bytes, settings.lease_seconds)
 
     def app(self) -> Edge:
         settings = self.settings
@@ -133,10 +142,16 @@ class Relay:
         self._start(*(tail.run() for tail in self.tails), self.streams.beat(), self._tick(), self._limit_sends())
         self._start(self.status.fleet.report())
         self._start(limit_silence(self.settings.port, self.settings.request_seconds))
+        if self.job:
+            self.job.load()
+            hear_hangups(self.job.load)
         try:
             yield
         finally:
             restore()
+            if self.job:
+                await self.job.stop()
+            await self.job_log.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -161,12 +176,16 @@ class Relay:
             metrics.totals(hub.deliveries, hub.events)
             self.refusals.flush()
             self.status.tick()
+            if self.job:
+                self.job.tick()
             await asyncio.sleep(1)
 
     async def drain(self) -> None:
         """The server was asked to stop, and waits for its clients: streams and polls are ended, spread over the time there is."""
         statistics, within_s = self.hub.statistics(), self.settings.drain_seconds
         logger.info("stopping: %d streams end within %g s", statistics.readers, within_s)
+        if self.job:
+            await self.job.stop()
         await asyncio.gather(self.streams.drain(within_s), self._end_waits(within_s))
         await asyncio.sleep(LAST_WORDS_S)
         hang_up(self.settings.port)
@@ -196,6 +215,13 @@ def on_signals(act: Callable[[], object]) -> Callable[[], None]:
             signal.signal(number, handler)
 
     return restore
+
+
+def hear_hangups(act: Callable[[], None]) -> None:
+    """Calls `act` at SIGHUP, which the launcher holds back until here."""
+    with suppress(ValueError, RuntimeError):  # off the main thread, as above
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, act)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def spare_the_collector() -> None:

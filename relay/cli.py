@@ -1,4 +1,4 @@
-"""The command line: `relay serve`, `demo`, `token`, `publish`, `tail`, `verify`, `check`.
+"""The command line: `relay serve`, `demo`, `token`, `publish`, `tail`, `job`, `verify`, `check`.
 
 Exit codes: 0 done; 1 it failed (the log is away, an event was refused); 2 wrong arguments or settings.
 """
@@ -112,6 +112,8 @@ def build_parser() -> argparse.ArgumentParser:
     tail.add_argument("--count", type=int, metavar="N", help="end after N events")
     tail.add_argument("--json", action="store_true", help="print whole events with id, n and ts, not their data alone")
 
+    add("job", run_job, "the update job alone: watch the upstreams of RELAY_SOURCES", "RELAY_SOURCES=sources.toml relay job")
+
     verify = add(
         "verify",
         run_verify,
@@ -177,6 +179,15 @@ def run_tail(options: argparse.Namespace) -> int:
     from relay.terminal import tail
 
     return asyncio.run(tail(options))
+
+
+def run_job(options: argparse.Namespace) -> int:
+    from relay.updates.alone import run_alone
+
+    settings = read_settings(needs_key=False)
+    set_up_logs(settings.log_format)
+    asyncio.run(run_alone(settings))
+    return 0
 
 
 def run_verify(options: argparse.Namespace) -> int:

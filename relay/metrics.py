@@ -1,5 +1,7 @@
 """What Prometheus is told. No label comes from topics, subjects or event names, so that their number stays small.
 
+Sources have their names from the operator.
+
 The workers of one machine write into one directory (`RELAY_METRICS_DIR`), and whichever is asked sums them up. A worker
 that was killed leaves its files behind: its gauges are dropped at the next look, its counters go on counting.
 """
@@ -53,6 +55,22 @@ class Metrics:
             registry=registry,
             buckets=LATENCY_BUCKETS_S,
         )
+        self.source_looks = Counter("relay_source_looks", "Looks at a source, by outcome", ["source", "outcome"], registry=registry)
+        self.source_items = Counter("relay_source_items", "Items of a source, by outcome", ["source", "outcome"], registry=registry)
+        self.source_leads = Gauge(
+            "relay_source_leads",
+            "1 where this machine looks at the source",
+            ["source"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.source_lag = Gauge(
+            "relay_source_lag_seconds",
+            "How long ago a look at the source went well, where this machine looks at it",
+            ["source"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._deliveries = self._events = 0
         self._outcomes = {outcome: self.published.labels(outcome) for outcome in ("new", "duplicate", "reused")}
 
@@ -80,6 +98,10 @@ class Metrics:
 
     def ended(self, reason: str) -> None:
         self.ends.labels(reason).inc()
+
+    def source_state(self, name: str, *, leads: bool, lag_s: float) -> None:
+        self.source_leads.labels(name).set(leads)
+        self.source_lag.labels(name).set(lag_s)
 
     def totals(self, deliveries: int, events: int) -> None:
         """Counts kept elsewhere, so that the hot path adds plain numbers."""

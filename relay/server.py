@@ -5,8 +5,10 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +24,7 @@ from relay.errors import LogUnavailable, SettingsError
 from relay.log import Log
 from relay.logs import log_config
 from relay.settings import Settings, retention_of
+from relay.updates.sources import read_sources
 
 RUNTIME_THREADS = 2  # the server's own threads beside Python's; measured: 10,000 streams are a quarter faster than with 1
 BACKLOG = 4096
@@ -34,7 +37,10 @@ logger = logging.getLogger("relay")
 def serve(settings: Settings, alongside: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
     """Until a signal ends it. Raises SettingsError if it can't start. `alongside` is entered once the log is there."""
     check_port_is_free(settings.host, settings.port)
+    if settings.sources:
+        read_sources(settings.sources, settings.poll_interval)
     raise_file_limit()
+    hold_hangups()
     with ExitStack() as stack:
         if not settings.valkey_url:
             # The workers read their settings from the environment, like everybody.
@@ -43,7 +49,9 @@ def serve(settings: Settings, alongside: Callable[[], AbstractContextManager[Non
         asyncio.run(check_log(settings))
         stack.enter_context(alongside())
         logger.info("Edge Relay %s listens on http://%s:%d", relay.__version__, settings.host, settings.port)
-        server(settings).serve()
+        launcher = server(settings)
+        threading.Thread(target=pass_hangups_on, args=(launcher,), daemon=True).start()
+        launcher.serve()
 
 
 def server(settings: Settings) -> MPServer:
@@ -79,6 +87,23 @@ def server(settings: Settings) -> MPServer:
         log_dictconfig=log_config(settings.log_format),
         log_access=False,
     )
+
+
+def hold_hangups() -> None:
+    """SIGHUP asks the workers to read the sources' file once more. Granian would replace the workers instead, and so end all
+    streams; and a worker that doesn't listen for it yet would die of it. Held here, before any thread or process is started, it
+    is held in all of them: the launcher's thread takes it, and a worker once it listens (`hear_hangups`)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+
+def pass_hangups_on(launcher: MPServer) -> None:
+    while True:
+        signal.sigwait({signal.SIGHUP})
+        for worker in list(launcher.wrks):
+            try:
+                os.kill(worker.inner.pid, signal.SIGHUP)
+            except (ProcessLookupError, TypeError):  # it has ended, or has yet to begin; whoever begins reads the file anyway
+                pass
 
 
 async def check_log(settings: Settings) -> None:

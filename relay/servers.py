@@ -30,8 +30,8 @@ from valkey.crc import key_slot
 from valkey.exceptions import (
     BusyLoadingError,
     MovedError,
-    NoScriptError,
     NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,

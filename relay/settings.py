@@ -75,6 +75,9 @@ class Settings(msgspec.Struct, frozen=True):
     trusted_proxies: tuple[str, ...]
     http1_buffer_bytes: int
     request_seconds: float
+    sources: Path | None
+    poll_interval: int
+    lease_seconds: float
     log_format: str
 
     def verifier(self) -> Verifier:
@@ -121,6 +124,10 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 def directory(value: str) -> Path:
     return Path(value).expanduser().absolute()
+
+
+def file(value: str) -> Path | None:
+    return directory(value) if value else None
 
 
 def secret(value: str) -> tuple[Key, ...]:
@@ -269,6 +276,14 @@ SETTINGS = [
         number(1, 3600),
         "75",
         "longest for a request's head, for its body, and between two requests; set it above your balancer's idle time",
+    ),
+    Setting("RELAY_SOURCES", file, "", "TOML file of the upstreams that the update job watches; unset: none"),
+    Setting("POLL_INTERVAL", whole(50, 86_400_000), "5000", "ms between two looks at an upstream whose source says nothing else"),
+    Setting(
+        "RELAY_LEASE_SECONDS",
+        number(0.5, 300),
+        "10",
+        "a process that looks at a source and is gone is replaced within twice this",
     ),
     Setting("RELAY_LOG_FORMAT", one_of("text", "json"), "text", "log lines as `text` or `json`"),
 ]

@@ -62,7 +62,7 @@ def cli(embedded: Relay, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 # Help
 
-COMMANDS = ("serve", "demo", "token", "publish", "tail")
+COMMANDS = ("serve", "demo", "token", "publish", "tail", "job")
 
 
 def test_help_names_the_commands_and_shows_examples(cli: Cli) -> None:

@@ -20,6 +20,7 @@ from relay.cli import build_parser
 from relay.metrics import Metrics
 from relay.openapi import PROBLEMS
 from relay.settings import SETTINGS, read_settings
+from relay.updates.sources import KEYS, KINDS
 from tests.servers import SECRET, Relay, Valkey
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +64,13 @@ def settings() -> Iterator[tuple[str, ...]]:
         yield f"`{setting.name}`", f"`{setting.default}`" if setting.default else "", setting.help
 
 
+@table("key", "of the kinds", "what")
+def sources() -> Iterator[tuple[str, ...]]:
+    for key in KEYS:
+        kinds = "all" if key.kinds == KINDS else ", ".join(key.kinds)
+        yield f"`{key.name}`", kinds + (", needed" if key.needed == key.kinds else ""), key.help
+
+
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, str]:
     """The commands and their help, as `--help` lists them."""
     (choices,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
@@ -83,7 +91,11 @@ def metrics() -> Iterator[tuple[str, ...]]:
 
 
 def modules() -> list[Path]:
-    return [path for folder in ("relay", "relay/checks", "relay/endpoints", "fallback") for path in sorted((ROOT / folder).glob("*.py"))]
+    return [
+        path
+        for folder in ("relay", "relay/checks", "relay/endpoints", "relay/updates", "fallback")
+        for path in sorted((ROOT / folder).glob("*.py"))
+    ]
 
 
 def first_line(path: Path) -> str:
@@ -97,7 +109,15 @@ def code() -> Iterator[tuple[str, ...]]:
         yield f"`{name}`", first_line(path)
 
 
-TABLES = {"endpoints": endpoints, "errors": errors, "settings": settings, "commands": commands, "metrics": metrics, "map": code}
+TABLES = {
+    "endpoints": endpoints,
+    "errors": errors,
+    "settings": settings,
+    "sources": sources,
+    "commands": commands,
+    "metrics": metrics,
+    "map": code,
+}
 
 
 @pytest.mark.parametrize("name", TABLES)

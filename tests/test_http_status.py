@@ -65,7 +65,7 @@ def test_with_its_grant_the_status_shows_topics_and_hosts(asker: Asker) -> None:
         stream.next()
         status = asker.page("/stream/status", headers=bearer(admin=["status"]))
         assert {"topic": own, "connections": 1} in status["busiest_topics"]
-    assert {"host", "pid", "valkey_server", "retention", "shards"} <= set(status)
+    assert {"host", "pid", "valkey_server", "retention", "shards", "sources"} <= set(status)
     assert status["valkey_server"]["maxmemory_policy"] == "noeviction"
 
 

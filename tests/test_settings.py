@@ -38,6 +38,7 @@ def test_a_secret_alone_is_enough() -> None:
     assert (settings.jwt_grants_claim, settings.jwt_subscription_claim) == ("relay", "subscription")
     assert (settings.allowed_origins, settings.trusted_proxies, settings.metrics_token) == ((), (), "")
     assert settings.log_format == "text"
+    assert (settings.sources, settings.poll_interval, settings.lease_seconds) == (None, 5000, 10)
     assert not settings.public_topics.texts()
     assert settings.data_dir.is_absolute()
 

@@ -40,6 +40,7 @@ from relay.openapi import (
     whole_match,
 )
 from relay.publishing import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, KEY
+from relay.updates.sources import KINDS
 
 # Live
 
@@ -243,6 +244,29 @@ DETAILS: Json = {
         "items": closed({"topic": schema_ref("Topic"), "connections": COUNT}),
         "description": "Topics with the most streams.",
     },
+    "sources": nullable(
+        {
+            "type": "array",
+            "items": closed(
+                {
+                    "name": {"type": "string"},
+                    "kind": {"enum": list(KINDS)},
+                    "leader": nullable({"type": "string"}, "Which process looks at it; null while none does."),
+                    "last_look": nullable(COUNT, "When it was looked at, in ms since 1970."),
+                    "last_success": nullable(COUNT, "When that went well."),
+                    "lag_ms": nullable(COUNT, "How long ago that was."),
+                    "items_seen": {**COUNT, "description": "Items shown, at each look anew."},
+                    "appended": COUNT,
+                    "duplicates": {**COUNT, "description": "Items that were in the log already."},
+                    "skipped": {**COUNT, "description": "Items that can't become events."},
+                    "errors": {**COUNT, "description": "Looks that failed."},
+                    "error": nullable({"type": "string"}, "Why the last look failed, if it did."),
+                    "interval_ms": COUNT,
+                }
+            ),
+        },
+        "The upstreams that the update job watches, wherever in the fleet; null while the log is away.",
+    ),
 }
 TOTALS_SAMPLE: Json = {
     "version": "0.1.0",
@@ -278,6 +302,23 @@ DETAILS_SAMPLE: Json = {
     "shards": 1,
     "retention": {"seconds": 86400, "topic_events": 10000, "journal_events": 100000},
     "busiest_topics": [{"topic": EVENT.topic, "connections": 611}],
+    "sources": [
+        {
+            "name": "usgs",
+            "kind": "http",
+            "leader": "relay-1:4711:5e0c9a1f",
+            "last_look": 1795486599120,
+            "last_success": 1795486599120,
+            "lag_ms": 812,
+            "items_seen": 4210,
+            "appended": 317,
+            "duplicates": 0,
+            "skipped": 2,
+            "errors": 1,
+            "error": None,
+            "interval_ms": 5000,
+        }
+    ],
 }
 READINESS = closed({"status": {"enum": ["ready", "draining"]}, "valkey": HERE})
 
@@ -285,7 +326,7 @@ STATUS = operation(
     "status",
     "How the fleet is",
     "Totals of all processes that serve this log; of the one that answers alone, while the log is away. A token with "
-    '`admin: ["status"]` also sees each of them, the log\'s server, and the busiest topics of the one that answers.',
+    '`admin: ["status"]` also sees each of them, the log\'s server, the sources, and the busiest topics of the one that answers.',
     tag="service",
     responses={
         "200": {

@@ -24,6 +24,7 @@ from relay.log import Log
 from relay.metrics import CONTENT_TYPE, Metrics
 from relay.status_page import POLICY, page
 from relay.tail import Tail
+from relay.updates.memory import read_status
 
 VARY = "Accept, Origin"
 RATE_S = 10  # rates are means over so many seconds
@@ -88,11 +89,14 @@ class Status:
         return {"version": own.version, "uptime_s": own.uptime_s, **sum_up(fleet), "valkey": here}
 
     async def details(self, fleet: Sequence[Figures]) -> dict[str, Any]:
-        """What only administrators see: hosts, topics, and the log's server."""
+        """What only administrators see: hosts, topics, sources, and the log's server."""
+        server: dict[str, Any] | None = None
+        sources: list[dict[str, Any]] | None = None
         try:
-            server: dict[str, Any] | None = await self.log.describe()
+            server = await self.log.describe()
+            sources = await read_status(self.log.servers)
         except LogUnavailable:
-            server = None
+            pass
         kept = self.log.retention
         return {
             "host": fleet[0].host,
@@ -106,6 +110,7 @@ class Status:
                 "journal_events": kept.journal_events,
             },
             "busiest_topics": self.hub.busiest(20),
+            "sources": sources,
         }
 
 
