@@ -15,11 +15,13 @@ from relay.admission import Admission
 from relay.answers import answer_error
 from relay.cursor import Place
 from relay.edge import Edge
+from relay.entitlement import entitlement_of
 from relay.errors import SettingsError
-from relay.guard import guard_of
+from relay.guard import Permit, guard_of
 from relay.log import Log
 from relay.openapi import openapi_config
 from relay.rates import Rates
+from relay.records import Records
 from relay.refusals import Refusals
 from relay.settings import read_settings, retention_of
 from relay.span import Gap
@@ -38,12 +40,14 @@ def create_app() -> Edge:
     settings = read_settings()
     if not settings.valkey_url:
         raise SettingsError(["RELAY_VALKEY_URL is not set: the polling function reads the relay's log"])
-    guard = guard_of(settings)
     log = Log(settings.valkey_url, settings.shards, retention_of(settings))
+    records = Records(log, settings.jwt_max_seconds)
+    entitlement = entitlement_of(settings, records)
+    guard = guard_of(settings, records.denials_for, entitlement.at_first)
     admission = Admission(settings.max_streams, settings.max_streams_per_sub)
 
     @asynccontextmanager
-    async def waiting(topics: Iterable[str], who: str) -> AsyncIterator[Wait]:
+    async def waiting(topics: Iterable[str], permit: Permit, who: str) -> AsyncIterator[Wait]:
         """The log itself is waited on, from the place where the last read ended: nothing has to be entered before."""
         names = list(topics)
 
@@ -57,6 +61,7 @@ def create_app() -> Edge:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         yield
+        await entitlement.close()
         await log.close()
 
     app = Litestar(

@@ -20,7 +20,7 @@ from relay.answers import is_known, json_answer
 from relay.cursor import Cursor, Place
 from relay.edge import topic_of
 from relay.files import JAVASCRIPT, LIBRARY, file_handler
-from relay.guard import COOKIES, Guard, header
+from relay.guard import COOKIES, Guard, Permit, header
 from relay.log import Log
 from relay.query import ReadQuery, parse_fields, parse_read
 from relay.rates import Rates
@@ -44,7 +44,7 @@ class Observer(Protocol):
 class Waiting(Protocol):
     """How to wait for topics. Entered before the first read, so that nothing comes unseen between a read and a wait."""
 
-    def __call__(self, topics: Iterable[str], who: str) -> AbstractAsyncContextManager[Wait]: ...
+    def __call__(self, topics: Iterable[str], permit: Permit, who: str) -> AbstractAsyncContextManager[Wait]: ...
 
 
 def poll_handlers(
@@ -54,10 +54,10 @@ def poll_handlers(
         scope: Any = request.scope
         query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"))
         await rates.request(guard.address(scope))
-        identity = guard.may_read(scope, query.topics)
-        who = identity.sub or guard.address(scope)
+        permit = await guard.may_read(scope, query.topics)
         if query.wait_s:
-            waited = await while_connected(request.receive, wait_for_page(log, query, waiting, who))
+            place = waiting(query.topics, permit, permit.identity.sub or guard.address(scope))
+            waited = await while_connected(request.receive, wait_for_page(log, query, place, lambda: guard.may_read(scope, query.topics)))
             if waited is None:
                 return Response(b"", status_code=204)  # the client has left
             page = waited
@@ -102,18 +102,23 @@ def is_anonymous(scope: Any, guard: Guard, query: ReadQuery) -> bool:
     )
 
 
-async def wait_for_page(log: Log, query: ReadQuery, waiting: Waiting, who: str) -> Page:
+async def wait_for_page(
+    log: Log, query: ReadQuery, place: AbstractAsyncContextManager[Wait], check: Callable[[], Awaitable[Permit]]
+) -> Page:
     """The first page with something in it, or an empty one when the time is over.
 
-    What the filter hides, or other topics, move the cursor, so each look goes on from where the last one ended.
+    What the filter hides, or other topics, move the cursor, so each look goes on from where the last one ended. `check` raises
+    what the client is told if it may not read any more: behind each wait, in which that may have come.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + query.wait_s
-    async with waiting(query.topics, who) as wait:
+    async with place as wait:
         page = await read_page(log, query)
-        resume = page.resume
-        while page.silent() and (left_s := deadline - loop.time()) > 0 and await wait(page.places, left_s):
-            page = await read_page(log, onward(query, page))
+        resume, going_on = page.resume, True
+        while going_on and page.silent() and (left_s := deadline - loop.time()) > 0:
+            going_on = await wait(page.places, left_s)
+            await check()
+            page = await read_page(log, onward(query, page)) if going_on else page
     # The answer is for where the client asked from: that it waited doesn't make a first page a resumed one.
     return msgspec.structs.replace(page, resume=resume) if page.resume == "exact" else page
 

@@ -24,18 +24,23 @@ from relay.embedded import die_with
 from relay.endpoints.live import Admitted, Refused, live_handlers
 from relay.endpoints.pages import page_handlers
 from relay.endpoints.publish import publish_handlers
+from relay.endpoints.revoke import revoke_handlers
 from relay.endpoints.status import Status, status_handlers
+from relay.entitlement import entitlement_of
 from relay.errors import Problem
 from relay.follow import Pace, Streams, refuse, spread
-from relay.guard import guard_of
+from relay.guard import Permit, guard_of
 from relay.hub import Hub
 from relay.log import Log
 from relay.logs import set_up_logs
 from relay.metrics import Metrics
+from relay.notice import SHARD as NOTICES_SHARD
 from relay.openapi import openapi_config
 from relay.rates import Rates
+from relay.records import Records
 from relay.refusals import Refusals
 from relay.settings import Settings, read_settings, retention_of
+from relay.standing import Standing
 from relay.tail import Tail
 from relay.updates.job import Job, job_retention
 
@@ -57,13 +62,19 @@ class Relay:
         self.admission = Admission(settings.max_streams, settings.max_streams_per_sub, beginning)
         pace = Pace(settings.heartbeat_seconds, settings.heartbeat_max_seconds, settings.stream_max_seconds, settings.send_seconds)
         self.refusals = Refusals(lambda code: self.metrics.refused.labels(code).inc())
-        self.streams = Streams(self.log, self.hub, pace, self.metrics, self.refusals.refused)
-        self.tails = [Tail(self.log, self.hub, shard, self.metrics) for shard in range(settings.shards)]
+        self.records = Records(self.log, settings.jwt_max_seconds)
+        self.entitlement = entitlement_of(settings, self.records)
+        self.standing = Standing(self.log, self.records, self.entitlement.again, settings.subscription_recheck_seconds)
+        self.streams = Streams(self.log, self.hub, pace, self.metrics, self.refusals.refused, self.standing)
+        self.tails = [
+            Tail(self.log, self.hub, shard, self.metrics, self.standing if shard == NOTICES_SHARD else None)
+            for shard in range(settings.shards)
+        ]
         self.status = Status(self.log, self.hub, self.tails, self.admission, lambda: self.streams.draining)
         # A log of its own: its keys live longer, and it finds out for itself whether Valkey is away.
         self.job_log = Log(settings.valkey_url, settings.shards, job_retention(settings))
         self.job = self._job(settings.sources) if settings.sources else None
-        self.guard = guard_of(settings)
+        self.guard = guard_of(settings, self.standing.denials, self.entitlement.at_first)
         self.rates = Rates(self.log, settings.publish_per_second, settings.requests_per_second)
         self._waits: set[asyncio.Event] = set()  # of the polls that wait
         self._tasks: list[asyncio.Task[None]] = []
@@ -79,6 +90,7 @@ class Relay:
                 *live_handlers(self.guard, self.log, self.rates),
                 *poll_handlers(self.guard, self.log, self.rates, self.waiting, self.metrics, self.load),
                 *publish_handlers(self.guard, self.log, self.rates, self.metrics, settings.max_event_bytes, settings.request_seconds),
+                *revoke_handlers(self.guard, self.records, settings.request_seconds),
                 *status_handlers(self.guard, self.status, self.metrics, settings.metrics_token),
                 *page_handlers(),
             ],
@@ -106,11 +118,13 @@ class Relay:
         return self.admission.held / self.admission.most
 
     @asynccontextmanager
-    async def waiting(self, topics: Iterable[str], who: str) -> AsyncIterator[Wait]:
+    async def waiting(self, topics: Iterable[str], permit: Permit, who: str) -> AsyncIterator[Wait]:
         """Polls wait for the hub, and take a place as a stream does."""
         with self.admission.hold(who):
             event = self.hub.watch(topics)
             self._waits.add(event)
+            held = self.standing.enter(permit, lambda reason: event.set())
+            self.standing.review(held)
 
             async def wait(places: dict[int, Place], wait_s: float) -> bool:
                 if not self.streams.draining:
@@ -123,6 +137,7 @@ class Relay:
             try:
                 yield wait
             finally:
+                self.standing.leave(held)
                 self._waits.discard(event)
                 self.hub.unwatch(topics, event)
 
@@ -140,6 +155,7 @@ class Relay:
         spare_the_collector()
         restore = on_signals(lambda: loop.call_soon_threadsafe(drain))
         self._start(*(tail.run() for tail in self.tails), self.streams.beat(), self._tick(), self._limit_sends())
+        self._start(self.standing.run())
         self._start(self.status.fleet.report())
         self._start(limit_silence(self.settings.port, self.settings.request_seconds))
         if self.job:
@@ -155,6 +171,7 @@ class Relay:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.entitlement.close()
             await self.log.close()
 
     def _start(self, *jobs: Coroutine[Any, Any, None]) -> None:

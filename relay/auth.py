@@ -5,8 +5,9 @@ without `exp` and `sub` is none. Pure: keys come in as values, the time as an ar
 """
 
 import logging
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import jwt
 import msgspec
@@ -22,6 +23,8 @@ TOKEN_BYTES_MAX = 4096
 LEEWAY_S = 30
 SECRET_BYTES_MIN = 32  # RFC 7518, section 3.2: a key of the hash's size or larger
 RSA_BITS_MIN = 2048
+NAME_CHARACTERS_MAX = 255  # of `sub` and `jti`
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 logger = logging.getLogger("relay")
 
@@ -33,7 +36,7 @@ class Grants(msgspec.Struct, frozen=True):
 
 
 class Subscription(msgspec.Struct, frozen=True):
-    """The claim form of a subscription: is it active, and until when (unix seconds)."""
+    """Is it active, and until when (unix seconds)."""
 
     status: str = ""
     until: float | None = None
@@ -79,19 +82,25 @@ class Verifier(msgspec.Struct, frozen=True):
             raise Unauthorized(f"the token has more than {TOKEN_BYTES_MAX} bytes", code="bad_token")
         claims = self._decode(token)
         expires_s, sub = claims["exp"], claims["sub"]
-        if not isinstance(sub, str) or not 1 <= len(sub) <= 255:
-            raise Unauthorized("sub must be a string of 1 to 255 characters", code="bad_token")
+        if not is_name(sub):
+            raise Unauthorized(f"sub must be a string of 1 to {NAME_CHARACTERS_MAX} characters", code="bad_token")
         if isinstance(expires_s, bool) or not isinstance(expires_s, int | float):  # PyJWT takes the text of a number too
             raise Unauthorized("exp must be a number", code="bad_token")
         if expires_s > now_s + self.max_s:
             raise Unauthorized(f"exp is more than {self.max_s} s ahead: make tokens that end sooner", code="bad_token")
+        issued_s, jti = claims.get("iat"), claims.get("jti")
+        if isinstance(issued_s, bool) or not isinstance(issued_s, int | float):
+            issued_s = None
+        # A denial is kept for as long as a token may last, so none may last longer than that.
+        elif expires_s > issued_s + self.max_s:
+            raise Unauthorized(f"exp is more than {self.max_s} s behind iat: make tokens that end sooner", code="bad_token")
         return Identity(
             sub,
             parse_grants(claim(claims, self.grants_claim)),
             parse_subscription(claim(claims, self.subscription_claim)),
             int(expires_s),
-            claims.get("iat"),
-            str(claims.get("jti", ""))[:255],
+            issued_s,
+            jti if is_name(jti) else "",
         )
 
     def _decode(self, token: str) -> dict[str, Any]:
@@ -141,6 +150,11 @@ def reason(error: Exception | None) -> str:
             return "it is not valid yet (nbf, iat)"
         case _:
             return "its form, algorithm or signature is not right"
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Whether a `sub` or a `jti` can be one. JSON may hold half a surrogate pair, which is no character."""
+    return isinstance(value, str) and 1 <= len(value) <= NAME_CHARACTERS_MAX and not SURROGATE.search(value)
 
 
 def parse_secret(text: str) -> tuple[Key, ...]:

@@ -1,4 +1,4 @@
-"""The command line: `relay serve`, `demo`, `token`, `publish`, `tail`, `job`, `verify`, `check`.
+"""The command line: `relay serve`, `demo`, `token`, `publish`, `tail`, `revoke`, `subscription`, `job`, `verify`, `check`.
 
 Exit codes: 0 done; 1 it failed (the log is away, an event was refused); 2 wrong arguments or settings.
 """
@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import relay
+from relay.auth import NAME_CHARACTERS_MAX, is_name
+from relay.denial import Denial
 from relay.errors import LogUnavailable, Malformed, RelayError, SettingsError
 from relay.event import DEFAULT_NAME
 from relay.logs import set_up_logs
@@ -22,6 +24,7 @@ EXAMPLES = """examples:
   relay token --sub ada --subscribe 'rounds/**'          a token for a reader
   relay publish rounds/ROULETTE/123 --data '{"n":25}'    one event
   relay publish rounds/ROULETTE/123 - < events.ndjson    one event a line, in order
+  relay revoke --sub ada                                 ends ada's streams and tokens
   relay tail rounds/ROULETTE/123                         events as they come, resuming by itself
 """
 
@@ -90,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     token.add_argument("--sub", required=True, help="who it is for")
     token.add_argument("--subscribe", nargs="+", action="extend", default=[], metavar="P", help="patterns of topics to read")
     token.add_argument("--publish", nargs="+", action="extend", default=[], metavar="P", help="patterns of topics to publish to")
-    token.add_argument("--admin", nargs="+", action="extend", default=[], metavar="A", help="status")
+    token.add_argument("--admin", nargs="+", action="extend", default=[], metavar="A", help="status, revoke")
     token.add_argument("--inactive", action="store_true", help="without an active subscription")
     token.add_argument("--ttl", type=int, default=3600, metavar="S", help="seconds until it ends (default: 3600)")
 
@@ -111,6 +114,30 @@ def build_parser() -> argparse.ArgumentParser:
     tail.add_argument("--cursor", default="now", help="where to begin: a cursor, now (default) or earliest")
     tail.add_argument("--count", type=int, metavar="N", help="end after N events")
     tail.add_argument("--json", action="store_true", help="print whole events with id, n and ts, not their data alone")
+
+    revoke = add(
+        "revoke",
+        run_revoke,
+        "deny the tokens issued so far: of a subject, one, or for topics; open streams end within a second",
+        "relay revoke --topic 'rounds/ROULETTE/*' --sub ada",
+    )
+    revoke.add_argument("--sub", default="", help="a subject: all its tokens; with --topic, what they granted there")
+    revoke.add_argument("--jti", default="", help="one token, by its jti")
+    revoke.add_argument("--topic", default="", metavar="PATTERN", help="topics, for everybody or for --sub")
+    revoke.add_argument("--undo", action="store_true", help="deny it no longer")
+
+    subscription = add(
+        "subscription",
+        run_subscription,
+        "set or show a subscription that RELAY_SUBSCRIPTION=valkey looks up; open streams see it at once",
+        "relay subscription set ada --status active --until 1798000000",
+    )
+    actions = subscription.add_subparsers(dest="action", required=True, metavar="ACTION")
+    setting = actions.add_parser("set", help="set it; without --until it has no end")
+    setting.add_argument("sub", help="whose it is")
+    setting.add_argument("--status", required=True, help="active, or anything else")
+    setting.add_argument("--until", type=float, metavar="S", help="when it ends, as a Unix time")
+    actions.add_parser("get", help="print it as JSON").add_argument("sub", help="whose it is")
 
     add("job", run_job, "the update job alone: watch the upstreams of RELAY_SOURCES", "RELAY_SOURCES=sources.toml relay job")
 
@@ -179,6 +206,25 @@ def run_tail(options: argparse.Namespace) -> int:
     from relay.terminal import tail
 
     return asyncio.run(tail(options))
+
+
+def run_revoke(options: argparse.Namespace) -> int:
+    from relay.terminal import revoke
+
+    denial = Denial(options.sub, options.jti, options.topic)
+    if mistake := denial.mistake():
+        raise SettingsError([mistake])
+    return asyncio.run(revoke(denial, undo=options.undo))
+
+
+def run_subscription(options: argparse.Namespace) -> int:
+    from relay.terminal import get_subscription, set_subscription
+
+    if not is_name(options.sub):
+        raise SettingsError([f"a subject has 1 to {NAME_CHARACTERS_MAX} characters"])
+    if options.action == "get":
+        return asyncio.run(get_subscription(options.sub))
+    return asyncio.run(set_subscription(options.sub, options.status, options.until))
 
 
 def run_job(options: argparse.Namespace) -> int:

@@ -19,17 +19,21 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from relay import framing, sse
+from relay.auth import NOBODY
 from relay.cursor import EARLIEST, Place, write_cursor
 from relay.errors import LogAway, LogUnavailable, Problem, TooMany, Unavailable
 from relay.event import Event
+from relay.guard import Permit
 from relay.hub import CHUNK_BYTES, Hub, Reader, Send, body, push
 from relay.log import Bounds, Log
 from relay.span import Gap, Span, gap_cursor, judge, lost_all
+from relay.standing import Standing
 
 READ_ENTRIES = 2000
 READ_TOPICS = 4  # a read takes a chunk's bytes for each topic, up to so many, since the bytes are shared out among them
@@ -68,8 +72,7 @@ class Start(msgspec.Struct, frozen=True):
     reset: bool = False  # its position is none of ours
     newest: int = 0  # k
     heartbeat_s: float = 0  # as the client asks; 0: as the relay likes
-    expires_s: int | None = None  # when its token ends
-    ends_s: int | None = None  # when it must end for that, leeway included
+    permit: Permit = Permit(NOBODY, ())
 
     def cursor(self) -> str:
         """The position that its client gave, as a cursor; empty if it gave none, or none of ours."""
@@ -110,8 +113,8 @@ class Landing(msgspec.Struct, frozen=True):
 class Streams:
     """All open streams of this process."""
 
-    def __init__(self, log: Log, hub: Hub, pace: Pace, observer: Observer, refused: Callable[[Problem], None]) -> None:
-        self.log, self.hub, self.pace, self.observer, self.refused = log, hub, pace, observer, refused
+    def __init__(self, log: Log, hub: Hub, pace: Pace, observer: Observer, refused: Callable[[Problem], None], standing: Standing) -> None:
+        self.log, self.hub, self.pace, self.observer, self.refused, self.standing = log, hub, pace, observer, refused, standing
         self._reads: dict[object, asyncio.Task[Landing]] = {}
         # By the parts of a second from one heartbeat to the next: whose turn it is in each of these parts.
         self._beats: dict[int, list[set[Reader]]] = {}
@@ -128,7 +131,9 @@ class Streams:
         self._check_available(start.topics)
         await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
         reader = self.hub.join(start.topics, start.names, start.version, send, self.log.shard)
+        held = self.standing.enter(start.permit, partial(self.end, reader))
         self._set_up(reader, start)
+        self.standing.review(held)
         del start, headers  # nothing of the request is kept for the hours that a stream may last
         try:
             while (await receive())["type"] != "http.disconnect":
@@ -140,6 +145,7 @@ class Streams:
             if reader.handler:
                 reader.handler.uncancel()
         finally:
+            self.standing.leave(held)
             self._take_down(reader)
 
     def _check_available(self, topics: Iterable[str]) -> None:
@@ -154,7 +160,7 @@ class Streams:
     def _set_up(self, reader: Reader, start: Start) -> None:
         reader.connection = f"c-{secrets.token_urlsafe(6)}"
         reader.handler = asyncio.current_task()
-        reader.token_expires = start.expires_s
+        reader.token_expires = start.permit.identity.expires_s
         reader.newest = start.newest or None
         shards = reader.audience.by_shard
         if start.reset:
@@ -165,8 +171,9 @@ class Streams:
             reader.n = start.n
         now = time.time()
         age = self.pace.stream_max_s * random.uniform(1 - AGE_JITTER, 1)
-        ends = min(now + age, start.ends_s or math.inf)
-        reader.deadline_tick = max(int(ends * SLOTS_A_SECOND), int(now * SLOTS_A_SECOND) + 1)
+        must_end_s = start.permit.ends_s or math.inf
+        reader.expires = must_end_s <= now + age
+        reader.deadline_tick = max(math.ceil(min(now + age, must_end_s) * SLOTS_A_SECOND), int(now * SLOTS_A_SECOND) + 1)
         self._deadlines.setdefault(reader.deadline_tick, set()).add(reader)
         reader.heartbeat_s = start.heartbeat_s or self._heartbeat_s()
         turns = max(1, round(reader.heartbeat_s * SLOTS_A_SECOND))
@@ -527,8 +534,7 @@ class Streams:
             while due < int(time.time() * SLOTS_A_SECOND):
                 due += 1
                 for reader in list(self._deadlines.get(due, ())):
-                    expired = reader.token_expires is not None and due > reader.token_expires * SLOTS_A_SECOND
-                    self.end(reader, "expired" if expired else "max_age")
+                    self.end(reader, "expired" if reader.expires else "max_age")
 
     def _beat(self, reader: Reader) -> None:
         if reader.sending is not None or reader.ending or not reader.greeted:

@@ -1,17 +1,23 @@
 """Who a request is from, and whether it may: tokens and their carriers, subscriptions, grants, origins.
 
 Knows requests by their ASGI scope alone, so that the relay and the polling function check the same way. What is checked
-comes in a fixed order, 401, 402, 403; what can't be understood (400) was found before.
+comes in a fixed order, 401, 402, 403; what can't be understood (400) was found before. What can't be decided now, because who
+knows it can't be asked, is `Unavailable` or `LogUnavailable`, never one of those.
 """
 
 import hashlib
 import ipaddress
 import logging
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from relay.auth import LEEWAY_S, NOBODY, Identity, Verifier
+import msgspec
+
+from relay.auth import LEEWAY_S, NOBODY, Grants, Identity, Verifier
+from relay.denial import Denials
+from relay.entitlement import Check, claimed
 from relay.errors import Forbidden, NotSubscribed, Unauthorized
 from relay.query import one, parse_fields
 from relay.settings import Settings
@@ -37,19 +43,45 @@ def header(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
 
 
+NO_DENIALS = Denials()
+
+
+async def nothing_denied(identity: Identity, topics: Sequence[str]) -> Denials:
+    return NO_DENIALS
+
+
+class Permit(msgspec.Struct, frozen=True):
+    """What a reader was let in with, and so what its stream ends for."""
+
+    identity: Identity  # without its grants: streams last for hours, and there are many
+    closed: tuple[str, ...]  # its topics that aren't public
+    subscribed: bool = False  # whether it needs its subscription
+    until: float | None = None  # when that ends
+
+    @property
+    def ends_s(self) -> int | None:
+        """When its stream must end."""
+        ends = [end for end in (self.identity.expires_s and self.identity.expires_s + LEEWAY_S, self.until) if end]
+        return math.ceil(min(ends)) if ends else None
+
+
 class Guard:
+    """`denials` finds those that may hold for a token and for topics; `subscription` is None where none is needed."""
+
     def __init__(
         self,
         verifier: Verifier,
         *,
+        denials: Callable[[Identity, Sequence[str]], Awaitable[Denials]] = nothing_denied,
+        subscription: Check | None = claimed,
         query_token: str = "jwt",
         public: Patterns = Patterns(),
-        subscription: str = "claim",
         origins: Iterable[str] = (),
         trusted_proxies: Iterable[str] = (),
     ) -> None:
         self.verifier = verifier
         self.public = public
+        self._denials = denials
         self._query_token = query_token
         self._subscription = subscription
         self._origins = frozenset(origins)
@@ -93,10 +125,19 @@ class Guard:
 
     # Tokens
 
-    def identify(self, scope: Scope) -> Identity:
+    async def identify(self, scope: Scope) -> Identity:
         """Who asks, by the first carrier that has a token; nobody if none has. Raises Unauthorized for a bad one."""
+        return (await self._identify(scope, ()))[0]
+
+    async def _identify(self, scope: Scope, topics: Sequence[str]) -> tuple[Identity, Denials]:
+        """And what is denied, of these topics too."""
         token = self._find_token(scope)
-        return self._verify(token, time.time()) if token else NOBODY
+        if not token:
+            return NOBODY, NO_DENIALS
+        identity = self._verify(token, time.time())
+        denials = await self._denials(identity, topics)
+        denials.check_token(identity)
+        return identity, denials
 
     def _verify(self, token: str, now_s: float) -> Identity:
         """A token that held a moment ago still does until it ends; to check it anew costs as much as an append.
@@ -142,31 +183,41 @@ class Guard:
 
     # Decisions
 
-    def may_read(self, scope: Scope, topics: Iterable[str]) -> Identity:
+    async def may_read(self, scope: Scope, topics: Iterable[str]) -> Permit:
         """Raises Unauthorized, NotSubscribed or Forbidden."""
-        identity = self.identify(scope)
-        closed = [topic for topic in topics if not self.public.match(topic)]
-        if closed and identity is NOBODY:
-            raise Unauthorized("no token: send it as Authorization: Bearer <token>", code="no_token")
-        if closed and self._subscription == "claim" and not identity.subscription.active(time.time()):
-            raise NotSubscribed("the subscription is not active")
-        for topic in closed:
-            if not identity.grants.subscribe.match(topic):
-                raise Forbidden(f"the token grants no subscription to {topic}", code="topic_not_granted")
+        closed = tuple(topic for topic in topics if not self.public.match(topic))
+        identity, denials = await self._identify(scope, closed)
+        permit = Permit(msgspec.structs.replace(identity, grants=Grants()), closed)
+        if closed:
+            if identity is NOBODY:
+                raise Unauthorized("no token: send it as Authorization: Bearer <token>", code="no_token")
+            if self._subscription:
+                subscription = await self._subscription(identity)
+                if not subscription.active(time.time()):
+                    raise NotSubscribed("the subscription is not active")
+                permit = msgspec.structs.replace(permit, subscribed=True, until=subscription.until)
+            for topic in closed:
+                if not identity.grants.subscribe.match(topic):
+                    raise Forbidden(f"the token grants no subscription to {topic}", code="topic_not_granted")
+            denials.check_topics(identity, closed)
         self.check_origin(scope)
-        return identity
+        return permit
 
-    def may_publish(self, scope: Scope) -> Identity:
-        """Who publishes; what it may publish is asked for each topic. No subscription is needed."""
-        identity = self.identify(scope)
+    async def may_act(self, scope: Scope) -> Identity:
+        """Who does something that a token must grant: what, is asked for each case. No subscription is needed."""
+        identity = await self.identify(scope)
         if identity is NOBODY:
             raise Unauthorized("no token: send it as Authorization: Bearer <token>", code="no_token")
         self.check_origin(scope)
         return identity
 
-    def sees_status(self, scope: Scope) -> bool:
+    async def may_revoke(self, scope: Scope) -> None:
+        if "revoke" not in (await self.may_act(scope)).grants.admin:
+            raise Forbidden('the token grants no revoking: it needs "admin": ["revoke"]', code="admin_not_granted")
+
+    async def sees_status(self, scope: Scope) -> bool:
         """Whether the status may name topics and hosts."""
-        return "status" in self.identify(scope).grants.admin
+        return "status" in (await self.identify(scope)).grants.admin
 
     def address(self, scope: Scope) -> str:
         """The client's address: the last one in X-Forwarded-For that no trusted proxy has."""
@@ -183,19 +234,14 @@ class Guard:
         except ValueError:
             return False
 
-    def ends_s(self, identity: Identity) -> int | None:
-        """When a stream of this identity must end."""
-        until = identity.subscription.until if self._subscription == "claim" else None
-        ends = [end for end in (identity.expires_s and identity.expires_s + LEEWAY_S, until) if end]
-        return int(min(ends)) if ends else None
 
-
-def guard_of(settings: Settings) -> Guard:
+def guard_of(settings: Settings, denials: Callable[[Identity, Sequence[str]], Awaitable[Denials]], subscription: Check | None) -> Guard:
     return Guard(
         settings.verifier(),
+        denials=denials,
+        subscription=subscription,
         query_token=settings.query_token,
         public=settings.public_topics,
-        subscription=settings.subscription,
         origins=settings.allowed_origins,
         trusted_proxies=settings.trusted_proxies,
     )

@@ -63,6 +63,7 @@ class Reader:
         "cursor_ms",
         "deadline_tick",
         "ending",
+        "expires",
         "greeted",
         "handler",
         "heartbeat_s",
@@ -104,6 +105,7 @@ class Reader:
         self.heartbeat_s = 0.0
         self.beats: set[Reader] = set()  # those who get their heartbeats together with it
         self.token_expires: int | None = None
+        self.expires = False  # whether its deadline is its token's or its subscription's end
 
 
 class Audience:

@@ -34,7 +34,7 @@ from relay.cursor import Place
 from relay.errors import Fenced, LogAway, LogUnavailable, NotReplicated, SettingsError
 from relay.event import Event, Retention
 from relay.lease import Fence
-from relay.servers import Server, Servers, load_script
+from relay.servers import Script, Server, Servers, load_script
 from relay.span import Head, ShardRead, TopicRead
 
 APPEND_EVENTS_MAX = 100  # a call; some 5 ms in which the server does nothing else
@@ -143,6 +143,14 @@ class Log:
             for part in parts(own, lambda index: len(events[index].data)):
                 answers |= zip(part, await self._appenders[shard].call([events[index] for index in part], fence), strict=True)
         return [answers[index] for index in range(len(events))]
+
+    async def append_with(
+        self, script: Script, shard: int, event: NewEvent, keys: Sequence[str] = (), arguments: Sequence[str | int] = ()
+    ) -> Any:
+        """Appends an event that has no topic of readers, by a script that ends as the append script does. Returns its answer."""
+        appended = self._appenders[shard].packed([event])
+        async with self.servers.of(shard) as server:
+            return await script.call(server, [*appended[0], *keys], [*appended[1], *arguments])
 
     async def find_reused_key(self, events: Sequence[NewEvent]) -> int | None:
         """The index of the first event whose key is already another event's, in the log or among these."""
@@ -356,8 +364,8 @@ class Appender:
             if not future.done():
                 future.set_exception(error)
 
-    async def call(self, events: list[NewEvent], fence: Fence | None = None) -> list[Appended]:
-        """One call of the script, which waits for no other."""
+    def packed(self, events: list[NewEvent]) -> tuple[list[str], list[str | int | bytes]]:
+        """The keys and the arguments of the append script."""
         prefix = f"{{relay:{self.shard}}}:"
         keys = [prefix + "journal", prefix + "shard"]
         kept = self.retention
@@ -367,10 +375,15 @@ class Appender:
             head = f"{prefix}head:{event.topic}"
             keys += [f"{prefix}topic:{event.topic}", head, idempotency_key(self.shard, event) if event.key else head]
             arguments += [event.topic, event.name, event.data, event.fingerprint()]
+        return keys, arguments
+
+    async def call(self, events: list[NewEvent], fence: Fence | None = None) -> list[Appended]:
+        """One call of the script, which waits for no other."""
+        keys, arguments = self.packed(events)
         if fence:
             arguments += [fence.field, fence.value]
         async with self.servers.of(self.shard) as server:
-            if kept.replicas:
+            if self.retention.replicas:
                 answers = await self._call_and_wait(server, keys, arguments)
             else:
                 answers = await APPEND.call(server, keys, arguments)

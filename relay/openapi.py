@@ -398,6 +398,7 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
             "no_token": "the request needs a token and has none",
             "bad_token": "the token's form, algorithm, signature, issuer, audience or claims are not right, or it is not valid yet",
             "token_expired": "the token has ended: get a new one",
+            "token_revoked": "the token, or all of its subject, was revoked: get a new one",
         },
     ),
     NotSubscribed: ("The token has no active subscription.", {"not_subscribed": "the subscription is missing, inactive or over"}),
@@ -405,6 +406,8 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
         "The token is good, but doesn't grant this.",
         {
             "topic_not_granted": "no pattern of the token matches a topic, which is named",
+            "topic_revoked": "what the token granted on a topic, which is named, was revoked: get a new one",
+            "admin_not_granted": "the token's `admin` lacks what this needs",
             "origin_refused": "the operator doesn't allow the page's origin",
         },
     ),
@@ -438,13 +441,14 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
         {
             "too_many_streams": "as many streams and waiting polls are open as may be: close one, or come back later",
             "rate_limited": "a publisher, or an address, asks for more than it may in a second: come back when it says",
+            "too_many_denials": "as many denials are kept as may be: they end with the tokens that they hold for",
             "too_many_connects": "more streams and waiting polls begin than may in a second: come back when it says",
         },
     ),
     Unavailable: (
         "It can't be done now; temporary. What was being published may be in the log or not: repeat it with the same key.",
         {
-            "unavailable": "the log is away, full or not ready",
+            "unavailable": "the log is away, full or not ready, or what decides can't be asked",
             "not_replicated": "fewer than `RELAY_WAIT_REPLICAS` have what was published: it may be in the log, and be lost with its server",
         },
     ),

@@ -15,7 +15,8 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from importlib.resources import files
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -170,6 +171,12 @@ def load_script(name: str, package: str = "relay") -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+def joined_scripts(name: str, last: Script) -> Script:
+    """A script whose first part is a file's, and whose last is another script."""
+    text = load_script(name).text + last.text.removeprefix("#!lua\n")
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
 class Servers:
     """The servers of a log."""
 
@@ -179,30 +186,35 @@ class Servers:
         self._kind = parts.scheme.partition("+")[2]
         self._scheme = parts.scheme.partition("+")[0]
         self._nodes = nodes(parts)  # of a cluster, or sentinels
-        self._known: dict[int, str] = {}  # a shard's server, until something went wrong there
+        self._known: dict[int, str] = {}  # a slot's server, until something went wrong there; 0 where one server has them all
         self._servers: dict[str, Server] = {}
         self._asking: dict[int, asyncio.Task[str]] = {}
         self._asked_s: dict[int, float] = {}
 
-    @asynccontextmanager
-    async def of(self, shard: int) -> AsyncIterator[Server]:
+    def of(self, shard: int) -> AbstractAsyncContextManager[Server]:
         """A shard's server for one command. Raises LogUnavailable for whatever goes wrong; then it is asked for anew."""
-        if self._kind != "cluster":
-            shard = 0  # one server has them all
+        return self._of_slot(slot_of_shard(shard) if self._kind == "cluster" else 0)
+
+    def of_key(self, key: str) -> AbstractAsyncContextManager[Server]:
+        """The same for a key that is in no shard's slot."""
+        return self._of_slot(key_slot(key.encode()) if self._kind == "cluster" else 0)
+
+    @asynccontextmanager
+    async def _of_slot(self, slot: int) -> AsyncIterator[Server]:
         try:
             async with translated():
-                yield await self._server(shard)
+                yield await self._server(slot)
         except LogUnavailable:
             if self._kind:
-                self._known.pop(shard, None)
+                self._known.pop(slot, None)
             raise
 
-    async def _server(self, shard: int) -> Server:
-        url = self._known.get(shard)
+    async def _server(self, slot: int) -> Server:
+        url = self._known.get(slot)
         if url is None:
-            url = await asyncio.shield(self._ask(shard))
-        elif self._kind == "sentinel" and time.monotonic() - self._asked_s[shard] > CONFIRM_S:
-            self._ask(shard)  # nobody waits for that: as long as no sentinel says otherwise, what is known is true
+            url = await asyncio.shield(self._ask(slot))
+        elif self._kind == "sentinel" and time.monotonic() - self._asked_s[slot] > CONFIRM_S:
+            self._ask(slot)  # nobody waits for that: as long as no sentinel says otherwise, what is known is true
         return self._server_at(url)
 
     def _server_at(self, url: str) -> Server:
@@ -210,26 +222,26 @@ class Servers:
             self._servers[url] = Server(url)
         return self._servers[url]
 
-    def _ask(self, shard: int) -> asyncio.Task[str]:
+    def _ask(self, slot: int) -> asyncio.Task[str]:
         """Asked once for all who want to know: else each in turn would wait for those who don't answer."""
-        asking = self._asking.get(shard)
+        asking = self._asking.get(slot)
         if asking is None:
-            asking = self._asking[shard] = asyncio.create_task(self._find(shard))
-            self._asked_s[shard] = time.monotonic()
-            asking.add_done_callback(lambda task: self._learn(shard, task))
+            asking = self._asking[slot] = asyncio.create_task(self._find(slot))
+            self._asked_s[slot] = time.monotonic()
+            asking.add_done_callback(lambda task: self._learn(slot, task))
         return asking
 
-    def _learn(self, shard: int, asking: asyncio.Task[str]) -> None:
-        del self._asking[shard]
+    def _learn(self, slot: int, asking: asyncio.Task[str]) -> None:
+        del self._asking[slot]
         if not asking.cancelled() and asking.exception() is None:
-            self._known[shard] = asking.result()
+            self._known[slot] = asking.result()
 
-    async def _find(self, shard: int) -> str:
+    async def _find(self, slot: int) -> str:
         match self._kind:
             case "sentinel":
                 return await self._ask_sentinels()
             case "cluster":
-                return await self._ask_nodes(key_slot(f"{{relay:{shard}}}:journal".encode()))
+                return await self._ask_nodes(slot)
             case _:
                 return self._url
 
@@ -276,6 +288,11 @@ class Servers:
         for server in self._servers.values():
             await server.close()
         self._servers.clear()
+
+
+@cache
+def slot_of_shard(shard: int) -> int:
+    return int(key_slot(f"{{relay:{shard}}}:journal".encode()))
 
 
 def nodes(parts: SplitResult) -> list[str]:

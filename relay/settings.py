@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True):
     query_token: str
     public_topics: Patterns
     subscription: str
+    subscription_url: str
+    subscription_recheck_seconds: float
     allowed_origins: tuple[str, ...]
     metrics_token: str
     retention_seconds: int
@@ -163,6 +165,12 @@ def origins(value: str) -> tuple[str, ...]:
     return found
 
 
+def web_address(value: str) -> str:
+    if value and not re.fullmatch(r"https?://[^/?#\s]+([/?][^#\s]*)?", value):
+        raise ValueError("is no address of a service: write https://billing.example.com/subscription")
+    return value
+
+
 def networks(value: str) -> tuple[str, ...]:
     found = tuple(part.strip() for part in value.split(",") if part.strip())
     for part in found:
@@ -195,9 +203,16 @@ SETTINGS = [
     Setting("RELAY_PUBLIC_TOPICS", patterns, "", "patterns, joined by commas, that anybody may read without a token"),
     Setting(
         "RELAY_SUBSCRIPTION",
-        one_of("claim", "off"),
+        one_of("claim", "valkey", "http", "off"),
         "claim",
-        "where a subscription is looked up: the token's `claim`, or `off`",
+        "where a subscription is looked up: the token's `claim`, `valkey`, `http` (`RELAY_SUBSCRIPTION_URL`), or `off`",
+    ),
+    Setting("RELAY_SUBSCRIPTION_URL", web_address, "", 'answers `GET …?sub=…` with `{"status","until"}`'),
+    Setting(
+        "RELAY_SUBSCRIPTION_RECHECK_SECONDS",
+        number(1, 3600),
+        "30",
+        "so often an open stream's subscription is looked up again",
     ),
     Setting("RELAY_ALLOWED_ORIGINS", origins, "", "origins, joined by commas; unset: the relay's own host and port alone"),
     Setting("RELAY_METRICS_TOKEN", text, "", "bearer token that `/metrics` asks for, if set"),
@@ -290,7 +305,7 @@ SETTINGS = [
 # What counts where a setting is unset.
 STAND_INS = {"RELAY_PORT": "PORT", "RELAY_IDEMPOTENCY_SECONDS": "RELAY_RETENTION_SECONDS"}
 # Whose values no message shows. A URL may hold a password.
-HIDDEN = frozenset({"RELAY_JWT_SECRET", "RELAY_METRICS_TOKEN", "RELAY_VALKEY_URL"})
+HIDDEN = frozenset({"RELAY_JWT_SECRET", "RELAY_METRICS_TOKEN", "RELAY_VALKEY_URL", "RELAY_SUBSCRIPTION_URL"})
 # What the launcher tells its workers; no settings.
 INTERNAL = frozenset({"RELAY_METRICS_DIR"})
 
@@ -311,6 +326,8 @@ def read_settings(environ: Mapping[str, str] = os.environ, *, needs_key: bool = 
             mistakes.append(f"{name}{shown} {error}")
     if not mistakes and needs_key:
         mistakes += key_mistakes(values)
+        if values["subscription"] == "http" and not values["subscription_url"]:
+            mistakes.append("RELAY_SUBSCRIPTION_URL is not set: RELAY_SUBSCRIPTION=http asks it")
     if mistakes:
         raise SettingsError(list(dict.fromkeys(mistakes)))
     return Settings(**values)

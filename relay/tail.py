@@ -21,7 +21,7 @@ from typing import Protocol
 
 import msgspec
 
-from relay.cursor import EARLIEST
+from relay.cursor import EARLIEST, Place
 from relay.errors import LogUnavailable
 from relay.event import Event
 from relay.hub import CHUNK_BYTES, Hub, Reader
@@ -44,6 +44,15 @@ class Observer(Protocol):
     def restarted(self) -> None: ...
 
 
+class Listener(Protocol):
+    """Who has to know of entries themselves, not only their readers."""
+
+    async def renew(self) -> None:
+        """The tail begins at a place: what was before it won't come."""
+
+    def take(self, events: Sequence[Event]) -> None: ...
+
+
 class Statistics(msgspec.Struct, frozen=True):
     connected: bool
     lag_ms: int | None  # how old the newest entry was when it was read
@@ -53,8 +62,8 @@ class Statistics(msgspec.Struct, frozen=True):
 class Tail:
     """One shard's tail."""
 
-    def __init__(self, log: Log, hub: Hub, shard: int, observer: Observer) -> None:
-        self.log, self.hub, self.shard, self.observer = log, hub, shard, observer
+    def __init__(self, log: Log, hub: Hub, shard: int, observer: Observer, listener: Listener | None = None) -> None:
+        self.log, self.hub, self.shard, self.observer, self.listener = log, hub, shard, observer, listener
         self.connected = False
         self.lag_ms: int | None = None
         self.restarts = 0
@@ -86,10 +95,16 @@ class Tail:
             pause = min(2 * pause, BACKOFF_S[1])
 
     async def _start(self) -> None:
-        read = await self.log.look(self.shard, EARLIEST)
-        self.hub.start(self.shard, read.end)
+        self.hub.start(self.shard, await self._find_end())
         self._started = True
         self._reached(True)
+
+    async def _find_end(self) -> Place:
+        """The journal's last place. It is found first, and what was told before it is read then, so that nothing is between."""
+        place = (await self.log.look(self.shard, EARLIEST)).end
+        if self.listener:
+            await self.listener.renew()
+        return place
 
     def _reached(self, here: bool) -> None:
         self.connected = here
@@ -112,6 +127,8 @@ class Tail:
         if [event.place.s for event in events] != list(range(place.s + 1, place.s + 1 + len(events))):
             return await self._restart("entries are missing after its place")
         unfinished = self.hub.advance(self.shard, events)
+        if self.listener:
+            self.listener.take(events)
         self.lag_ms = max(0, int(time.time() * 1000) - events[-1].ts)
         self.observer.batch(events)
         size = sum([len(event.data) for event in events]) // len(events)
@@ -120,8 +137,7 @@ class Tail:
 
     async def _restart(self, why: str) -> None:
         logger.warning("the tail starts again at the journal's end: %s", why, extra={"shard": self.shard})
-        read = await self.log.look(self.shard, EARLIEST)
-        self.hub.restart(self.shard, read.end)
+        self.hub.restart(self.shard, await self._find_end())
         self.restarts += 1
         self.observer.restarted()
 

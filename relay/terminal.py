@@ -1,4 +1,4 @@
-"""What commands do in the terminal: make a token, publish, tail. The last two reach the log itself, not the server."""
+"""What commands do in the terminal: make a token, publish, revoke, tail. All but the first reach the log itself, not the server."""
 
 import argparse
 import asyncio
@@ -7,7 +7,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import jwt
@@ -15,10 +16,12 @@ import msgspec
 
 from relay import framing
 from relay.cursor import EARLIEST, Cursor, Place, parse_cursor, write_cursor
+from relay.denial import Denial
 from relay.embedded import find_url
 from relay.errors import LogUnavailable, SettingsError
 from relay.log import Bounds, Log, open_log
 from relay.publishing import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Publisher, PublishError
+from relay.records import Records
 from relay.settings import Settings, read_settings, retention_of
 from relay.span import judge
 from relay.topic import parse_topic
@@ -145,20 +148,63 @@ def batches(lines: "queue.Queue[bytes | None]") -> Iterator[list[bytes]]:
         line = lines.get()
 
 
+# What readers may
+
+
+async def revoke(denial: Denial, *, undo: bool) -> int:
+    async with open_records(read_settings(needs_key=False)) as records:
+        if undo:
+            await records.undo(denial)
+            print(f"no longer denied: {denial.name()}")
+        else:
+            issued_until = await records.deny(denial)
+            print(f"denied to tokens issued up to {issued_until:.0f}: {denial.name()}")
+    return 0
+
+
+async def set_subscription(sub: str, status: str, until: float | None) -> int:
+    settings = read_settings(needs_key=False)
+    if settings.subscription != "valkey":
+        print(f"relay: RELAY_SUBSCRIPTION={settings.subscription} here: relays look at this only with valkey", file=sys.stderr)
+    async with open_records(settings) as records:
+        await records.set_subscription(sub, status, until)
+    return 0
+
+
+async def get_subscription(sub: str) -> int:
+    async with open_records(read_settings(needs_key=False)) as records:
+        found = await records.subscription(sub)
+    active = found.active(time.time())
+    print(msgspec.json.encode({"sub": sub, "status": found.status, "until": found.until, "active": active}).decode())
+    return 0
+
+
+@asynccontextmanager
+async def open_records(settings: Settings) -> AsyncIterator[Records]:
+    async with open_running_log(settings) as log:
+        yield Records(log, settings.jwt_max_seconds)
+
+
 # Tailing
 
 
 async def tail(options: argparse.Namespace) -> int:
-    settings = read_settings(needs_key=False)
     topic = parse_topic(options.topic)
+    async with open_running_log(read_settings(needs_key=False)) as log:
+        place, n = await beginning(log, topic, options.cursor)
+        await follow(log, topic, place, n, options)
+    return 0
+
+
+@asynccontextmanager
+async def open_running_log(settings: Settings) -> AsyncIterator[Log]:
+    """The log of the settings' Valkey, or of the relay that runs in the data directory."""
     url = settings.valkey_url or find_url(settings.data_dir)
     if not url:
         raise SettingsError([f"no relay runs in {settings.data_dir}: start `relay serve`, or set RELAY_VALKEY_URL"])
     async with open_log(url, settings.shards, retention_of(settings)) as log:
         await log.check_shards()
-        place, n = await beginning(log, topic, options.cursor)
-        await follow(log, topic, place, n, options)
-    return 0
+        yield log
 
 
 async def beginning(log: Log, topic: str, text: str) -> tuple[Place, int | None]:

@@ -7,6 +7,7 @@ A topic is `{collection}/{type}/{id}`: three parts of 1 to 128 characters of `A-
 import hashlib
 import re
 from functools import lru_cache
+from itertools import product
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -89,3 +90,12 @@ def matches(pattern: tuple[str, ...], parts: tuple[str, ...]) -> bool:
         pattern = pattern[:-1]
         parts = parts[: len(pattern)]
     return all(want in ("*", part) for want, part in zip(pattern, parts, strict=True))
+
+
+def patterns_of(topic: str) -> list[str]:
+    """Every pattern that matches a topic."""
+    parts = topic.split("/")
+    choices = [(part, "*") for part in parts]
+    whole = [*product(*choices)]
+    rest = [(*heads, "**") for count in range(len(parts)) for heads in product(*choices[:count])]
+    return ["/".join(pattern) for pattern in [*whole, *rest]]

@@ -2,9 +2,9 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import httpx
 
@@ -12,7 +12,17 @@ from tests.servers import token
 from tests.streams import Block, Parser
 
 LIMIT_S = 15.0
+T = TypeVar("T")
 JSON = {"content-type": "application/json"}
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The result of what has nothing to wait for."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    raise AssertionError("it waits")
 
 
 def bearer(sub: str = "ada", **options: Any) -> dict[str, str]:

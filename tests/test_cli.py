@@ -12,8 +12,8 @@ import jwt
 import pytest
 
 from relay.cli import main
-from tests.asking import Asker
-from tests.servers import SECRET, STOP_S, Relay, topic
+from tests.asking import Asker, bearer
+from tests.servers import SECRET, STOP_S, Relay, topic, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -310,3 +310,37 @@ def test_a_tail_whose_reader_has_seen_enough_ends_quietly(embedded: Relay, own_a
             assert time.monotonic() < deadline
             own_asker.publish(own, 2)
         assert (tail.stderr.read(), tail.returncode) == ("", 0)
+
+
+# What readers may
+
+
+def test_revoke_denies_and_undoes(cli: Cli, own_asker: Asker) -> None:
+    poll, old = f"/stream/{topic()}/v1/poll", bearer("mallory")
+    done = cli("revoke", "--sub", "mallory")
+    assert (done.code, done.out.partition(" ")[0]) == (0, "denied")
+    wait_for("it is denied", lambda: own_asker.get(poll, headers=old).status_code == 401)
+    assert cli("revoke", "--sub", "mallory", "--undo").code == 0
+    wait_for("it is undone", lambda: own_asker.get(poll, headers=old).status_code == 200)
+
+
+WRONG = [[], ["--sub", "a", "--jti", "b"], ["--jti", "a", "--topic", "**"], ["--topic", "a/b"], ["--topic", "**/a/b"], ["--sub", "x" * 256]]
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=range(len(WRONG)))
+def test_what_revokes_nothing_is_told_so(cli: Cli, arguments: list[str]) -> None:
+    done = cli("revoke", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err
+
+
+def test_a_subscription_is_set_and_shown(cli: Cli) -> None:
+    assert json.loads(cli("subscription", "get", "carl").out) == {"sub": "carl", "status": "", "until": None, "active": False}
+    done = cli("subscription", "set", "carl", "--status", "active", "--until", "4102444800.5")
+    assert done.code == 0
+    assert "RELAY_SUBSCRIPTION=claim" in done.err  # which doesn't look at this
+    assert json.loads(cli("subscription", "get", "carl").out) == {"sub": "carl", "status": "active", "until": 4102444800.5, "active": True}
+    assert cli("subscription", "set", "carl", "--status", "past_due", RELAY_SUBSCRIPTION="valkey").err == ""
+    assert json.loads(cli("subscription", "get", "carl").out) == {"sub": "carl", "status": "past_due", "until": None, "active": False}
+    assert cli("subscription", "set", "", "--status", "active").code == 2
+    assert cli("subscription", "set", "carl", "--status", "active", "--until", "tomorrow").code == 2

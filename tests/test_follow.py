@@ -12,13 +12,16 @@ from relay.event import Event, Retention
 from relay.follow import Pace, Start, Streams
 from relay.hub import Hub
 from relay.log import Bounds, Log
+from relay.records import Records
 from relay.span import Gap, Head, ShardRead, TopicRead
+from relay.standing import Standing
 from tests.streams import Parser
 
 pytestmark = pytest.mark.anyio
 
 LIMIT_S = 5.0
 T = "a/b/t"
+STANDING = Standing(cast(Log, None), cast(Records, None), None, 30)  # of people with whom all is well
 
 
 def place(s: int) -> Place:
@@ -73,7 +76,7 @@ class Unobserved:
 async def test_a_stream_from_now_has_a_number_only_if_it_was_counted_at_its_place(meanwhile: str) -> None:
     hub, log, connection = Hub(1), SlowLog(place(10), 4), Connection()
     hub.start(0, place(10))
-    streams = Streams(cast(Log, log), hub, Pace(15, 25, 3600, 30), Unobserved(), lambda problem: None)
+    streams = Streams(cast(Log, log), hub, Pace(15, 25, 3600, 30), Unobserved(), lambda problem: None, STANDING)
     async with asyncio.timeout(LIMIT_S):
         running = asyncio.create_task(streams.run(Start((T,), "v1"), [], connection.receive, connection.send))
         await log.began.wait()
@@ -94,7 +97,7 @@ async def test_heartbeats_are_as_a_client_asks_else_rarer_the_more_streams_and_s
     monkeypatch.setattr(follow, "BEATS_A_SECOND_MAX", 1)
     hub, log = Hub(1), SlowLog(place(10), 4)
     hub.start(0, place(10))
-    streams = Streams(cast(Log, log), hub, Pace(3, 7, 3600, 30), Unobserved(), lambda problem: None)
+    streams = Streams(cast(Log, log), hub, Pace(3, 7, 3600, 30), Unobserved(), lambda problem: None, STANDING)
     log.answers.set()
     asked = [0] * 12 + [5] * 40
     connections = [Connection() for _ in asked]

@@ -10,6 +10,7 @@ from relay.auth import NOBODY, Verifier, parse_secret
 from relay.errors import Forbidden, NotSubscribed, Problem, Unauthorized
 from relay.guard import Guard
 from relay.topic import Patterns
+from tests.asking import at_once
 from tests.servers import wait_for
 
 SECRET = "a-secret-of-these-tests-0123456789-0123456789"
@@ -78,27 +79,27 @@ CARRIERS: dict[str, tuple[dict[str, Any], str | None]] = {
 def test_the_first_carrier_that_has_a_token_counts(scope: dict[str, Any], sub: str | None) -> None:
     if sub is None:
         with pytest.raises(Unauthorized):
-            guard().identify(scope)
+            at_once(guard().identify(scope))
     else:
-        assert guard().identify(scope).sub == sub
+        assert at_once(guard().identify(scope)).sub == sub
 
 
 def test_cookies_that_came_as_several_headers_are_one() -> None:
     """RFC 9113, section 8.2.3: HTTP/2 may split them."""
     scope = request(**OWN)
     scope["headers"] += [(b"cookie", b"a=b"), (b"cookie", f"relay_token={D}".encode())]
-    assert guard().identify(scope).sub == "d"
+    assert at_once(guard().identify(scope)).sub == "d"
 
 
 def test_a_query_token_may_be_turned_off() -> None:
     with pytest.raises(Unauthorized, match="Authorization"):
-        guard(query_token="off").identify(request(query=f"token={A}"))
-    assert guard(query_token="off").identify(request(query=f"token={A}", authorization=f"Bearer {A}")).sub == "a"
+        at_once(guard(query_token="off").identify(request(query=f"token={A}")))
+    assert at_once(guard(query_token="off").identify(request(query=f"token={A}", authorization=f"Bearer {A}"))).sub == "a"
 
 
 def test_two_tokens_in_the_query_are_malformed() -> None:
     with pytest.raises(Problem) as caught:
-        guard().identify(request(query=f"token={A}&token={A}"))
+        at_once(guard().identify(request(query=f"token={A}&token={A}")))
     assert caught.value.status == 400
 
 
@@ -112,7 +113,7 @@ def test_a_remembered_token_ends_when_it_ends() -> None:
 
     def has_ended() -> bool:
         try:
-            return one.identify(scope).sub != "ada"
+            return at_once(one.identify(scope)).sub != "ada"
         except Unauthorized as problem:
             return problem.code == "token_expired"
 
@@ -125,9 +126,9 @@ def test_no_token_is_taken_for_another_and_few_are_remembered(monkeypatch: pytes
     one = guard()
     for _ in range(2):
         for text, sub in ((A, "a"), (B, "b"), (C, "c"), (D, "d")):
-            assert one.identify(request(authorization=f"Bearer {text}")).sub == sub
+            assert at_once(one.identify(request(authorization=f"Bearer {text}"))).sub == sub
             with pytest.raises(Unauthorized):
-                one.identify(request(authorization=f"Bearer {text}x"))
+                at_once(one.identify(request(authorization=f"Bearer {text}x")))
     assert len(one._verified) == 2
 
 
@@ -149,7 +150,7 @@ DECISIONS: dict[str, tuple[dict[str, str], int]] = {
 @pytest.mark.parametrize(("headers", "status"), DECISIONS.values(), ids=DECISIONS)
 def test_what_is_missing_is_told_in_a_fixed_order(headers: dict[str, str], status: int) -> None:
     try:
-        guard().may_read(request(**headers), [TOPIC])
+        at_once(guard().may_read(request(**headers), [TOPIC]))
     except Problem as problem:
         found = problem.status
     else:
@@ -160,53 +161,54 @@ def test_what_is_missing_is_told_in_a_fixed_order(headers: dict[str, str], statu
 def test_the_topic_that_is_not_granted_is_named() -> None:
     scope = request(authorization=UNGRANTED)
     with pytest.raises(Forbidden, match="rounds/ROULETTE/123"):
-        guard().may_read(scope, ["rounds/CRAPS/1", TOPIC])
-    assert guard().may_read(scope, ["rounds/CRAPS/1"]).sub == "ada"
+        at_once(guard().may_read(scope, ["rounds/CRAPS/1", TOPIC]))
+    assert at_once(guard().may_read(scope, ["rounds/CRAPS/1"])).identity.sub == "ada"
 
 
 def test_public_topics_need_no_token_but_a_bad_one_is_refused() -> None:
     open_guard = guard(public=Patterns.parse(["public/**"])[0])
-    assert open_guard.may_read(request(), ["public/a/b"]) is NOBODY
-    assert open_guard.may_read(request(authorization=INACTIVE), ["public/a/b"]).sub == "ada"
+    assert at_once(open_guard.may_read(request(), ["public/a/b"])).identity == NOBODY
+    assert at_once(open_guard.may_read(request(authorization=INACTIVE), ["public/a/b"])).identity.sub == "ada"
     with pytest.raises(Unauthorized):
-        open_guard.may_read(request(authorization="Bearer x"), ["public/a/b"])
+        at_once(open_guard.may_read(request(authorization="Bearer x"), ["public/a/b"]))
     with pytest.raises(Unauthorized):
-        open_guard.may_read(request(), ["public/a/b", TOPIC])
+        at_once(open_guard.may_read(request(), ["public/a/b", TOPIC]))
     with pytest.raises(Forbidden):
-        open_guard.may_read(request(**FOREIGN), ["public/a/b"])
+        at_once(open_guard.may_read(request(**FOREIGN), ["public/a/b"]))
 
 
 def test_without_subscriptions_nobody_needs_one() -> None:
     scope = request(authorization=f"Bearer {token(status='inactive')}")
     with pytest.raises(NotSubscribed):
-        guard().may_read(scope, [TOPIC])
-    assert guard(subscription="off").may_read(scope, [TOPIC]).sub == "ada"
+        at_once(guard().may_read(scope, [TOPIC]))
+    assert at_once(guard(subscription=None).may_read(scope, [TOPIC])).identity.sub == "ada"
 
 
 def test_publishing_needs_a_token_and_no_subscription() -> None:
-    assert guard().may_publish(request("POST", authorization=f"Bearer {token(status='inactive')}")).sub == "ada"
+    assert at_once(guard().may_act(request("POST", authorization=f"Bearer {token(status='inactive')}"))).sub == "ada"
     with pytest.raises(Unauthorized):
-        guard().may_publish(request("POST", query=f"token={A}"))
+        at_once(guard().may_act(request("POST", query=f"token={A}")))
     with pytest.raises(Forbidden):
-        guard().may_publish(request("POST", authorization=f"Bearer {A}", **FOREIGN))
+        at_once(guard().may_act(request("POST", authorization=f"Bearer {A}", **FOREIGN)))
 
 
 def test_only_administrators_see_the_status() -> None:
-    assert not guard().sees_status(request())
-    assert not guard().sees_status(request(authorization=f"Bearer {A}"))
+    assert not at_once(guard().sees_status(request()))
+    assert not at_once(guard().sees_status(request(authorization=f"Bearer {A}")))
     admin = token(relay={"admin": ["status"]})
-    assert guard().sees_status(request(authorization=f"Bearer {admin}"))
+    assert at_once(guard().sees_status(request(authorization=f"Bearer {admin}")))
 
 
 def test_a_stream_ends_with_its_token_or_its_subscription() -> None:
     exp = int(time.time()) + 60
-    identity = guard().identify(request(authorization=f"Bearer {token(exp=exp)}"))
-    assert guard().ends_s(identity) == exp + 30
-    until = {"status": "active", "until": exp - 20}
-    identity = guard().identify(request(authorization=f"Bearer {token(exp=exp, subscription=until)}"))
-    assert guard().ends_s(identity) == exp - 20
-    assert guard(subscription="off").ends_s(identity) == exp + 30
-    assert guard().ends_s(NOBODY) is None
+    scope = request(authorization=f"Bearer {token(exp=exp)}")
+    until = {"status": "active", "until": exp - 20.5}
+    limited = request(authorization=f"Bearer {token(exp=exp, subscription=until)}")
+    assert at_once(guard().may_read(scope, [TOPIC])).ends_s == exp + 30
+    assert at_once(guard().may_read(limited, [TOPIC])).ends_s == exp - 20
+    assert at_once(guard(subscription=None).may_read(limited, [TOPIC])).ends_s == exp + 30
+    assert at_once(guard(public=Patterns.parse(["**"])[0]).may_read(limited, [TOPIC])).ends_s == exp + 30
+    assert at_once(guard(public=Patterns.parse(["**"])[0]).may_read(request(), [TOPIC])).ends_s is None
 
 
 # Origins

@@ -241,6 +241,7 @@ READABLE = {"authorization": f"Bearer {token()}"}
 INACTIVE = {"authorization": f"Bearer {token(status='inactive')}"}
 UNGRANTED = {"authorization": f"Bearer {token(subscribe=[], publish=[])}"}
 ADMIN = {"authorization": f"Bearer {token(admin=['status'])}"}
+REVOKER = {"authorization": f"Bearer {token(admin=['revoke'])}"}
 GOOD = json.dumps({"data": 1})
 ITEM = {"topic": TOPIC, "data": 1}
 LARGE = json.dumps({"data": "x" * 80_000})
@@ -282,6 +283,14 @@ ANSWERS = [
     ("publishBatch", 413, "/stream/publish", {"json": [ITEM] * 1001, "headers": READABLE}),
     ("publishBatch", 415, "/stream/publish", {"content": "[]", "headers": READABLE | {"content-type": "text/plain"}}),
     ("publishBatch", 422, "/stream/publish", {"json": [ITEM, {**ITEM, "topic": "none"}], "headers": READABLE}),
+    ("revoke", 200, "/stream/revoke", {"json": {"sub": "nobody"}, "headers": REVOKER}),
+    ("revoke", 200, "/stream/revoke", {"json": {"sub": "nobody", "undo": True}, "headers": REVOKER}),
+    ("revoke", 400, "/stream/revoke", {"content": "{", "headers": REVOKER | JSON}),
+    ("revoke", 401, "/stream/revoke", {"json": {"sub": "nobody"}}),
+    ("revoke", 403, "/stream/revoke", {"json": {"sub": "nobody"}, "headers": READABLE}),
+    ("revoke", 413, "/stream/revoke", {"content": LARGE, "headers": REVOKER | JSON}),
+    ("revoke", 415, "/stream/revoke", {"content": "{}", "headers": REVOKER | {"content-type": "text/plain"}}),
+    ("revoke", 422, "/stream/revoke", {"json": {}, "headers": REVOKER}),
     ("status", 200, "/stream/status", {}),
     ("status", 200, "/stream/status", {"headers": ADMIN}),
     ("status", 400, "/stream/status?token=%FF", {}),
@@ -300,6 +309,9 @@ OTHERWISE = {
     ("publish", 200),
     ("publish", 408),
     ("publishBatch", 408),
+    ("revoke", 408),
+    ("revoke", 429),
+    ("revoke", 503),
     ("client", 304),
     ("clientTypes", 304),
     ("poller", 304),
@@ -392,6 +404,7 @@ def test_limits_and_outages_are_answered_as_described(document: Document, tmp_pa
         publication: dict[str, Any] = {"content": GOOD, "headers": READABLE | JSON}
         assert ask(document, small.url, "publish", f"/stream/{TOPIC}", **publication).status_code == 503
         assert ask(document, small.url, "publishBatch", "/stream/publish", json=[ITEM], headers=READABLE).status_code == 503
+        assert ask(document, small.url, "revoke", "/stream/revoke", json={"sub": "nobody"}, headers=REVOKER).status_code == 503
     finally:
         small.kill()
         valkey.kill()

@@ -1,5 +1,6 @@
 """How the relay's endpoints are described in OpenAPI."""
 
+from relay.auth import NAME_CHARACTERS_MAX
 from relay.errors import (
     Forbidden,
     Malformed,
@@ -192,6 +193,60 @@ log: a batch whose items have keys is safe to repeat.
     },
     security=PUBLISHER,
     schemas=PUBLISH_SCHEMAS,
+)
+
+# Revoking
+
+NAME: Json = {"type": "string", "maxLength": NAME_CHARACTERS_MAX}
+DENIAL: Json = {
+    "sub": {**NAME, "description": "A subject: all its tokens; with `topic`, what they granted there."},
+    "jti": {**NAME, "description": "One token, by its `jti`."},
+    "topic": {"type": "string", "description": "A pattern of topics."},
+}
+REVOKE = operation(
+    "revoke",
+    "Deny a subject, a token or a topic, now",
+    """
+Holds for tokens that were issued up to now (`iat`), on every process within a second: open streams end with `bye` and the reason
+`revoked`, waiting polls and all later requests are refused. A token of a denied `sub` or `jti` is 401, one for a denied `topic` 403 when
+it is to be read. A new token is good again. `undo` takes the same denial away. It needs a token with `admin: ["revoke"]`.
+""",
+    tag="service",
+    body={
+        "required": True,
+        "content": json_content(
+            schema_ref("Revocation"),
+            subject={"sub": "ada"},
+            token={"jti": "7b1c"},
+            topics={"topic": "rounds/ROULETTE/*", "sub": "ada"},
+            undo={"sub": "ada", "undo": True},
+        ),
+    },
+    responses={
+        "200": {
+            "description": "It is denied, or no longer.",
+            "content": json_content(
+                {
+                    "oneOf": [
+                        closed({"denied": schema_ref("Denial"), "issued_until": {"type": "number", "description": "A Unix time."}}),
+                        closed({"undone": schema_ref("Denial")}),
+                    ]
+                },
+                denied={"denied": {"sub": "ada"}, "issued_until": 1795486599.12},
+                undone={"undone": {"sub": "ada"}},
+            ),
+        },
+        **problems(Malformed, Unauthorized, Forbidden, TooSlow, TooLarge, WrongMediaType, Unprocessable, TooMany, Unavailable),
+    },
+    security=PUBLISHER,
+    schemas={
+        "Denial": closed(DENIAL, optional=list(DENIAL), description="What is denied: one of them, or topic and sub."),
+        "Revocation": closed(
+            {**DENIAL, "undo": {"type": "boolean", "default": False, "description": "Deny it no longer."}},
+            optional=[*DENIAL, "undo"],
+            description="What to deny: one of sub, jti and topic, or topic and sub.",
+        ),
+    },
 )
 
 # For people, balancers and Prometheus

@@ -6,10 +6,10 @@ from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 
-from relay.answers import answer_error
+from relay.answers import answer_error, as_problem
 from relay.edge import Hold, topic_of
 from relay.endpoints import described
-from relay.errors import Problem
+from relay.errors import LogUnavailable, Problem
 from relay.follow import Start
 from relay.guard import Guard, header
 from relay.log import Log
@@ -35,17 +35,17 @@ def live_handlers(guard: Guard, log: Log, rates: Rates) -> list[HTTPRouteHandler
         query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"))
         try:
             await rates.request(guard.address(scope))
-            identity = guard.may_read(scope, query.topics)
-        except Problem as problem:
-            if problem.temporary:
-                return Hold(Refused(**begin(query, log), problem=problem))
+            permit = await guard.may_read(scope, query.topics)
+        except (Problem, LogUnavailable) as error:
+            # In no name of this frame, to which its traceback leads back: a flood of bad tokens would fill memory with such cycles.
+            if as_problem(error).temporary:
+                return Hold(Refused(**begin(query, log), problem=as_problem(error)))
             raise
         return Hold(
             Admitted(
                 **begin(query, log),
-                expires_s=identity.expires_s,
-                ends_s=guard.ends_s(identity),
-                who=identity.sub or guard.address(scope),
+                permit=permit,
+                who=permit.identity.sub or guard.address(scope),
             )
         )
 

@@ -55,7 +55,7 @@ def publish_handlers(guard: Guard, log: Log, rates: Rates, metrics: Metrics, max
         topic = topic_of(request.path_params)
         scope: Any = request.scope
         key = header(scope, b"idempotency-key") or None
-        publisher = guard.may_publish(scope)
+        publisher = await guard.may_act(scope)
         grants = publisher.grants.publish
         if not grants.match(topic):
             raise Forbidden(f"the token does not grant publishing to {topic}", code="topic_not_granted")
@@ -74,7 +74,7 @@ def publish_handlers(guard: Guard, log: Log, rates: Rates, metrics: Metrics, max
         status_code=200,
     )
     async def publish_batch(request: Request[Any, Any, Any]) -> Response[bytes]:
-        publisher = guard.may_publish(request.scope)
+        publisher = await guard.may_act(request.scope)
         grants = publisher.grants.publish
         items = decode(MANY, await read_json(request, BATCH_BYTES_MAX, body_s))
         if len(items) > BATCH_EVENTS_MAX:

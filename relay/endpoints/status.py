@@ -124,7 +124,7 @@ def status_handlers(guard: Guard, status: Status, metrics: Metrics, metrics_toke
     async def show_status(request: Request[Any, Any, Any]) -> Response[bytes]:
         scope: Any = request.scope
         guard.check_origin(scope)
-        detailed = guard.sees_status(scope)
+        detailed = await guard.sees_status(scope)
         fleet = await status.fleet.all()
         told = {**status.totals(fleet), **(await status.details(fleet) if detailed else {})}
         if wants_page(header(scope, b"accept")):
