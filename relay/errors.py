@@ -2,6 +2,7 @@
 
 RelayError
 ├── SettingsError          the operator's: a setting is wrong (relay exits with 2)
+├── Unopened               whoever made it, or changed it: a seal that doesn't open
 ├── LogUnavailable         nobody's: Valkey is away, full or not ready; temporary, so 503 or a polite end of stream
 │   ├── LogAway                the same, known before anything was asked of it
 │   └── NotReplicated          it is in the log, but too few replicas have it: it may not outlive a failover
@@ -34,6 +35,10 @@ class SettingsError(RelayError):
     def __init__(self, mistakes: list[str]) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = mistakes
+
+
+class Unopened(RelayError):
+    """A seal that doesn't open: changed, too old, or for another password."""
 
 
 class LogUnavailable(RelayError):
