@@ -5,6 +5,7 @@ RelayError
 ├── Unopened               whoever made it, or changed it: a seal that doesn't open
 ├── LogUnavailable         nobody's: Valkey is away, full or not ready; temporary, so 503 or a polite end of stream
 │   ├── LogAway                the same, known before anything was asked of it
+│   ├── LogFull                it takes no events, and is read as ever: its memory or disk is full, or it has too few replicas
 │   └── NotReplicated          it is in the log, but too few replicas have it: it may not outlive a failover
 ├── Fenced                 nobody's: another process does this now, so nothing was done
 └── Problem                a client's: told to it as problem details (RFC 9457)
@@ -47,6 +48,10 @@ class LogUnavailable(RelayError):
 
 class LogAway(LogUnavailable):
     """Nothing was asked of Valkey: the tail has found it away, and has logged that once for everybody."""
+
+
+class LogFull(LogUnavailable):
+    """Valkey answers, and writes nothing for now. What was asked of it has not happened."""
 
 
 class NotReplicated(LogUnavailable):
@@ -150,5 +155,7 @@ class Unavailable(Problem):
         if isinstance(error, NotReplicated):
             detail = "too few replicas have what was published, which may be in the log: repeat it, with the same idempotency key"
             return Unavailable(detail, code="not_replicated", cause=str(error))
+        if isinstance(error, LogFull):
+            return Unavailable("the log takes no events for now: publish this again later", cause=f"the log takes no events: {error}")
         cause = "the log is away" if isinstance(error, LogAway) else f"the log did not answer: {error}"
         return Unavailable("the log is away: try again, with an idempotency key if you publish", cause=cause)

@@ -112,8 +112,10 @@ class Log:
     async def check_shards(self) -> None:
         """Raises LogUnavailable, or SettingsError where the log was made with another number of shards."""
         async with self.servers.of(0) as server:
-            await server.call("SET", "{relay:0}:shards", self.shards, "NX")
             stored = int(await server.call("GET", "{relay:0}:shards") or 0)
+            if not stored:  # asked first, since a log that is full takes no SET
+                await server.call("SET", "{relay:0}:shards", self.shards, "NX")
+                stored = int(await server.call("GET", "{relay:0}:shards") or 0)
         if stored != self.shards:
             raise SettingsError([f"RELAY_SHARDS={self.shards}, but the log has {stored}: set RELAY_SHARDS={stored}"])
 

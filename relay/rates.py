@@ -29,7 +29,7 @@ class Rates:
 
     async def publish(self, sub: str, events: int) -> None:
         """Raises TooMany if this publisher's events come too fast."""
-        if self.publish_per_s:
+        if self.publish_per_s and events:
             await self._take("publish", sub, self.publish_per_s, events, "RELAY_PUBLISH_PER_SECOND", "events")
 
     async def request(self, address: str) -> None:

@@ -29,17 +29,19 @@ from valkey.asyncio.retry import Retry
 from valkey.backoff import NoBackoff
 from valkey.crc import key_slot
 from valkey.exceptions import (
+    AskError,
     BusyLoadingError,
-    MovedError,
+    ClusterDownError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
+    TryAgainError,
     ValkeyError,
 )
 
-from relay.errors import LogUnavailable
+from relay.errors import LogFull, LogUnavailable
 
 CONNECT_S = 1.0
 COMMAND_S = 2.0
@@ -48,13 +50,11 @@ CONNECTIONS_MAX = 64  # to one server, for commands; those that block have as ma
 BLOCKING_MAX = 256
 SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
 MANY = ("+sentinel", "+cluster")
-# What a server that is full, failing over, starting or set up wrongly answers; all else it refuses is our bug. For some of these
-# the library has an exception, and has taken the word from its text.
-TEMPORARY = (
-    "MISCONF", "NOREPLICAS", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MOVED", "ASK",
-    "UNBLOCKED",
-)  # fmt: skip
-KNOWN = (BusyLoadingError, MovedError, NoPermissionError, OutOfMemoryError, ReadOnlyError)
+# What a server that is failing over, starting, busy or set up wrongly answers; all else it refuses is our bug. For some answers the
+# library has an exception, and has taken the first word from its text. MovedError is an AskError, MasterDownError a ClusterDownError.
+TEMPORARY = (AskError, BusyLoadingError, ClusterDownError, NoPermissionError, ReadOnlyError, TryAgainError)
+TEMPORARY_CODES = ("BUSY", "UNBLOCKED")
+FULL_CODES = ("MISCONF", "NOREPLICAS")
 
 
 Argument = str | bytes | int | float
@@ -65,10 +65,14 @@ async def translated() -> AsyncIterator[None]:
     """The border: no error of the client library gets past it."""
     try:
         yield
-    except KNOWN as error:
+    except OutOfMemoryError as error:
+        raise LogFull(f"OOM {error}") from error
+    except TEMPORARY as error:
         raise LogUnavailable(str(error)) from error
     except ResponseError as error:
-        if str(error).startswith(TEMPORARY):
+        if str(error).startswith(FULL_CODES):
+            raise LogFull(str(error)) from error
+        if str(error).startswith(TEMPORARY_CODES):
             raise LogUnavailable(str(error)) from error
         raise
     except (ValkeyError, OSError, TimeoutError) as error:

@@ -135,6 +135,15 @@ class Live:
             self._blocks += self.parser.feed(piece)
         return self._blocks.pop(0)
 
+    def beats(self, count: int) -> None:
+        """Reads so many heartbeats, and nothing else."""
+        until = self.parser.comments + count
+        while self.parser.comments < until:
+            piece = next(self._pieces)
+            self.text += piece
+            self._blocks += self.parser.feed(piece)
+            assert self._blocks == []
+
     def rest(self) -> list[Block]:
         blocks = []
         try:

@@ -1,6 +1,7 @@
 """Real servers for tests: valkey-server from the embedded binary, relays as processes of their own."""
 
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -94,7 +95,8 @@ class Valkey:
             str(get_binary_path()), *self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
             "--dir", str(self.directory), "--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0", *self.arguments,
         ]  # fmt: skip
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Python ignores SIGXFSZ, and so does the server then: that a file may not grow (`fill_disk`) is an error to it, not its end.
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, restore_signals=False)
         wait_until_listening(self.port, self.process)
         return self
 
@@ -110,6 +112,16 @@ class Valkey:
     def resume(self) -> None:
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
+
+    def fill_disk(self) -> None:
+        """From now on none of its files grows, as on a disk that is full."""
+        assert self.process
+        largest = max(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+
+    def free_disk(self) -> None:
+        assert self.process
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     def ask(self, *command: object) -> Any:
         """One command's answer."""
