@@ -1,14 +1,17 @@
 """A real browser for tests: Debian's Chromium, driven by Playwright."""
 
+import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
 from tests.conftest import need
+from tests.servers import token
 
 MODULES = Path(__file__).parent.parent / "node_modules"
 LIMIT_MS = 20_000
@@ -47,3 +50,85 @@ def module() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+# What a page under test keeps of its stream: events, notices, and the states it went through.
+START = """
+async ([path, options, tokens, name]) => {
+  const client = await import(path);
+  window.client = client;
+  window.got = []; window.notices = []; window.states = []; window.asked = 0;
+  if (tokens) options.token = () => tokens[Math.min(window.asked++, tokens.length - 1)];
+  const stream = window.stream = new client.RelayStream(options);
+  window.all = [];
+  stream.addEventListener(name, ({topic, id, name, n, ts, data}) => { all.push({topic, id, name, n, ts, data}); got.push(data); });
+  for (const name of ["gap", "reset", "refused", "end"])
+    stream.addEventListener(name, event => notices.push([name, event.detail]));
+  stream.addEventListener("state", event => states.push(event.detail));
+}
+"""
+
+
+class Tab:
+    """A page of a relay's origin, in which a `RelayStream` runs."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url = page, url
+        self.asked: list[str] = []  # the paths of its requests
+        page.on("request", lambda request: self.asked.append(request.url.removeprefix(url)))
+
+    async def start(
+        self, topics: list[str], *, name: str = "update", tokens: list[str] | None = None, token: str = token(), **options: Any
+    ) -> None:
+        """Listens for events of this name. `tokens`: a function gives these, one after the other; the last one again and again."""
+        chosen = {"topics": topics, **options} | ({} if tokens else {"token": token})
+        await self.page.evaluate(START, [f"{self.url}/stream/client.js", chosen, tokens, name])
+
+    async def get(self, expression: str) -> Any:
+        return await self.page.evaluate(expression)
+
+    async def until(self, expression: str) -> None:
+        """Returns when it is true in the page."""
+        try:
+            await self.page.wait_for_function(expression)
+        except Exception as error:
+            seen = json.dumps(await self.get("({got, notices, states})"), indent=1)
+            raise AssertionError(f"never so: {expression}\n{seen}") from error
+
+    async def is_open(self, transport: str = "sse") -> None:
+        await self.until(f"stream.state === 'open' && stream.transport === {json.dumps(transport)}")
+
+    async def has(self, values: list[Any]) -> None:
+        """These events came, in this order, and no others."""
+        await self.until(f"got.length >= {len(values)}")
+        assert await self.get("got") == values
+        assert await self.get("notices") == []
+
+
+OpenTab = Callable[..., Awaitable[Tab]]
+
+
+@pytest.fixture
+async def open_tab(browser: Browser) -> AsyncIterator[OpenTab]:
+    """Opens a tab at a relay, and starts a stream of these topics; with `without`, in a browser that lacks these.
+
+    Tabs of one test are of one context, as those of one user are. What throws in them and isn't caught fails the test.
+    """
+    context = await browser.new_context()
+    context.set_default_timeout(LIMIT_MS)
+    thrown: list[str] = []
+
+    async def open_tab(url: str, topics: list[str] | None = None, *, without: tuple[str, ...] = (), **options: Any) -> Tab:
+        page = await context.new_page()
+        page.on("pageerror", lambda error: thrown.append(str(error)))
+        for name in without:
+            await page.add_init_script(f"delete {name};")
+        tab = Tab(page, url)
+        await page.goto(f"{url}/healthz")
+        if topics:
+            await tab.start(topics, **options)
+        return tab
+
+    yield open_tab
+    await context.close()
+    assert thrown == []

@@ -1,8 +1,10 @@
-"""The parts of `client.js` that need no browser, run in node."""
+"""The parts of `client.js` that need no browser, run in node: one process for all tests, since to start it takes longer than they do."""
 
+import atexit
 import json
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +12,44 @@ import relay
 from tests.conftest import need
 
 CLIENT = Path(relay.__file__).parent / "static/client.js"
-LIMIT_S = 30
 
 PROGRAM = """
-import * as fs from "node:fs";
-const client = await import("data:text/javascript;base64," + fs.readFileSync({client}).toString("base64"));
-const given = JSON.parse(fs.readFileSync(0, "utf8"));
-const work = async () => {{ {script} }};
-process.stdout.write(JSON.stringify((await work()) ?? null));
+import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+const client = await import("data:text/javascript;base64," + readFileSync(process.argv[1]).toString("base64"));
+for await (const line of createInterface({ input: process.stdin })) {
+  const [script, given] = JSON.parse(line);
+  let answer;
+  try {
+    answer = { value: await new Function("client", "given", `return (async () => { ${script} })()`)(client, given) ?? null };
+  } catch (error) {
+    answer = { error: String(error.stack) };
+  }
+  process.stdout.write(JSON.stringify(answer) + "\\n");
+}
 """
+
+
+@cache
+def process() -> "subprocess.Popen[str]":
+    node = need("node", shutil.which("node"))
+    command = [node, "--input-type=module", "-e", PROGRAM, str(CLIENT)]
+    started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def stop() -> None:
+        started.communicate()  # it ends with its input
+
+    atexit.register(stop)
+    return started
 
 
 def run(script: str, given: object = None) -> Any:
     """What a piece of JavaScript returns that has the module as `client`, and a JSON value as `given`."""
-    node = need("node", shutil.which("node"))
-    program = PROGRAM.format(client=json.dumps(str(CLIENT)), script=script)
-    command = [node, "--input-type=module", "-e", program]
-    done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=LIMIT_S, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    node = process()
+    assert node.stdin
+    assert node.stdout
+    node.stdin.write(json.dumps([script, given]) + "\n")
+    node.stdin.flush()
+    answer = json.loads(node.stdout.readline())
+    assert "error" not in answer, answer["error"]
+    return answer["value"]
