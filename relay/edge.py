@@ -22,6 +22,7 @@ from relay.answers import TOLD, problem_message
 from relay.errors import Malformed, Problem
 from relay.guard import PREFLIGHT, Guard, header
 from relay.topic import decode_part, parse_topic
+from relay.turns import Turns
 
 HOLD = "relay.hold"
 LITERALS = ("live", "poll")  # what stands behind a version where a topic has its type
@@ -56,6 +57,7 @@ class Edge:
 
     def __init__(self, app: Litestar, guard: Guard, refused: Callable[[Problem], None], run: Runner | None = None) -> None:
         self.app, self.guard, self.refused, self.run = app, guard, refused, run
+        self.turns = Turns()
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,6 +73,8 @@ class Edge:
             for message in problem_message(problem):
                 await answer(message)
             return None
+        if scope["method"] == "GET" and scope["path"].startswith("/stream/"):
+            await self.turns.take()  # readers come in crowds
         await self.app(scope, receive, answer)
         told = scope.pop(TOLD, None)  # not left there: its traceback leads back to the scope
         if told is not None:
