@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import jwt  # noqa: F401  # which `relay.auth` would import at the first token, while streams wait
 from litestar import Litestar
 
 import relay

@@ -2,6 +2,9 @@
 
 The algorithm follows from the key that the operator configured, never from the token (RFC 8725, section 3.1), and a token
 without `exp` and `sub` is none. Pure: keys come in as values, the time as an argument.
+
+PyJWT and what it brings are imported when the first token comes: they are an eighth of a function's cold start, and public
+topics need none of it. `relay.app` imports them at once.
 """
 
 import logging
@@ -9,12 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-import jwt
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from relay.errors import Unauthorized
 from relay.topic import Patterns
@@ -104,6 +102,8 @@ class Verifier(msgspec.Struct, frozen=True):
         )
 
     def _decode(self, token: str) -> dict[str, Any]:
+        import jwt
+
         failure: Exception | None = None
         for key in self.keys:
             try:
@@ -141,6 +141,8 @@ class Verifier(msgspec.Struct, frozen=True):
 
 def reason(error: Exception | None) -> str:
     """What a client may know of why."""
+    import jwt
+
     match error:
         case jwt.MissingRequiredClaimError():
             return f"the claim {error.claim} is missing"
@@ -167,6 +169,11 @@ def parse_secret(text: str) -> tuple[Key, ...]:
 
 def parse_public_key(pem: bytes) -> Key:
     """The key of a PEM file, and the algorithm that it is for. Raises ValueError."""
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
     key = load_pem_public_key(pem)
     match key:
         case RSAPublicKey() if key.key_size >= RSA_BITS_MIN:

@@ -13,6 +13,7 @@ answers as before, for ten seconds and more, while the service's events are on a
 
 import asyncio
 import hashlib
+import select
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -48,6 +49,7 @@ COMMAND_S = 2.0
 CONFIRM_S = 1.0  # so often Sentinel is asked whether the primary is still the same
 CONNECTIONS_MAX = 64  # to one server, for commands; those that block have as many again
 BLOCKING_MAX = 256
+IDLE_MAX_S = 60.0  # networks forget quiet connections without telling: Azure's after 240 s, Amazon's after 350
 SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
 MANY = ("+sentinel", "+cluster")
 # What a server that is failing over, starting, busy or set up wrongly answers; all else it refuses is our bug. For some answers the
@@ -93,7 +95,7 @@ class Server:
             socket_connect_timeout=CONNECT_S,
             retry=Retry(NoBackoff(), 0),
         )
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[Connection, float]] = []  # and since when, by the wall clock: others may stop with a frozen machine
         self._commands = asyncio.Semaphore(CONNECTIONS_MAX)
         self._blocking = asyncio.Semaphore(BLOCKING_MAX)
 
@@ -114,7 +116,7 @@ class Server:
                 # An answer may be on its way, and would be taken for the next call's.
                 await connection.disconnect(nowait=True)
                 raise
-            self._idle.append(connection)
+            self._idle.append((connection, time.time()))
         refused = next((answer for answer in answers if isinstance(answer, ResponseError)), None)
         if refused is not None:
             raise refused
@@ -122,9 +124,8 @@ class Server:
 
     async def _connected(self) -> Connection:
         while self._idle:
-            connection = self._idle.pop()
-            reader = connection._reader  # the library has no cheap way to ask whether the server has hung up
-            if reader is not None and not reader.at_eof():
+            connection, since_s = self._idle.pop()
+            if time.time() - since_s < IDLE_MAX_S and is_open(connection):
                 return connection
             await connection.disconnect(nowait=True)
         made: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
@@ -132,9 +133,23 @@ class Server:
         return made
 
     async def close(self) -> None:
-        for connection in self._idle:
+        for connection, _ in self._idle:
             await connection.disconnect(nowait=True)
         self._idle.clear()
+
+
+def is_open(connection: Connection) -> bool:
+    """Whether the server hasn't hung up. The library has no cheap way to ask.
+
+    The loop may not know yet: between two requests a function is frozen, or at least its loop doesn't run. So the socket is
+    asked too; from an idle connection there is nothing to read but its end.
+    """
+    reader, writer = connection._reader, connection._writer
+    if reader is None or writer is None or reader.at_eof():
+        return False
+    poll = select.poll()
+    poll.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
+    return not poll.poll(0)
 
 
 async def read_answer(connection: Connection) -> Any:

@@ -19,6 +19,7 @@ import select
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -480,6 +481,39 @@ def append(bench: Bench, options: Options) -> None:
     print(flush=True)
 
 
+class Cold(msgspec.Struct, frozen=True):
+    """What cold.py says."""
+
+    import_s: float
+    import_cpu_s: float
+    answer_s: float
+    cpu_s: float
+    memory_kb: int
+
+
+def coldstart(bench: Bench, options: Options) -> None:
+    """A function from its process's start to its first answer, beside an import of Litestar alone, which is most of it."""
+    names = ("fallback.app", "litestar")
+    found: dict[str, list[Cold]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory(prefix="rb") as folder, servers.valkey(pathlib.Path(folder)) as (path, _):
+        environment = {**os.environ, "RELAY_JWT_SECRET": "only-for-a-benchmark-on-loopback-0123456789", "RELAY_PUBLIC_TOPICS": "bench/**"}
+        environment |= {"RELAY_VALKEY_URL": f"unix://{path}", "PYTHONPATH": str(servers.ROOT)}
+        for _ in range(options.rounds):
+            for name in names:
+                arguments = [sys.executable, str(servers.HERE / "cold.py"), str(time.time()), name]
+                output = subprocess.run(arguments, env=environment, stdout=subprocess.PIPE, check=True, timeout=60).stdout
+                found[name].append(msgspec.json.decode(output, type=Cold))
+    print("seconds, medians; memory at its most\n")
+    rows = []
+    for name, cold in found.items():
+        cells = [
+            f"{statistics.median(getattr(one, field) for one in cold):.3f}" for field in ("import_s", "import_cpu_s", "answer_s", "cpu_s")
+        ]
+        rows.append([name, *cells, f"{max(one.memory_kb for one in cold) / 1024:.0f} MiB"])
+    table(["", "import", "import, CPU", "first answer", "all CPU", "memory"], rows)
+    print(flush=True)
+
+
 ALL = ("relay", "nchan", "bare")
 BENCHES: dict[str, tuple[Callable[[Bench, Options], None], Options]] = {
     "fanout": (fanout, Options(10_000, 2, 10, 3, ALL, 1, 200)),
@@ -488,6 +522,7 @@ BENCHES: dict[str, tuple[Callable[[Bench, Options], None], Options]] = {
     "throughput": (throughput, Options(1_000, 2_000, 10, 1, ALL, 1, 200)),
     "topics": (topics, Options(10_000, 500, 20, 1, ALL[:1], 1, 200)),
     "append": (append, Options(16, 0, 5, 1, ALL, 16, 200)),
+    "coldstart": (coldstart, Options(0, 0, 0, 9, (), 0, 0)),
 }
 
 

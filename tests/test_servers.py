@@ -1,0 +1,35 @@
+"""Connections to Valkey: kept while they are good, and only then used again."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from relay import servers
+from relay.servers import Server
+from tests.servers import Valkey
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def server(valkey: Valkey) -> AsyncIterator[Server]:
+    opened = Server(valkey.url)
+    yield opened
+    await opened.close()
+
+
+async def test_a_connection_is_used_again(server: Server) -> None:
+    assert await server.call("CLIENT", "ID") == await server.call("CLIENT", "ID")
+
+
+async def test_a_connection_that_was_dropped_is_not_used_again_even_if_the_loop_has_not_seen_it(server: Server, valkey: Valkey) -> None:
+    """As in a function, whose loop runs only while it answers."""
+    first = await server.call("CLIENT", "ID")
+    assert valkey.ask("CLIENT", "KILL", "ID", first) == 1  # blocks, so the loop sees nothing
+    assert await server.call("CLIENT", "ID") != first
+
+
+async def test_a_connection_that_was_idle_for_long_is_not_used_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = await server.call("CLIENT", "ID")
+    monkeypatch.setattr(servers, "IDLE_MAX_S", 0.0)
+    assert await server.call("CLIENT", "ID") != first
