@@ -43,7 +43,7 @@ def create_app() -> Edge:
     log = Log(settings.valkey_url, settings.shards, retention_of(settings))
     records = Records(log, settings.jwt_max_seconds)
     entitlement = entitlement_of(settings, records)
-    guard = guard_of(settings, records.denials_for, entitlement.at_first)
+    guard = guard_of(settings, records.denials_for, entitlement.at_first, records.find_ticket)
     admission = Admission(settings.max_streams, settings.max_streams_per_sub)
 
     @asynccontextmanager

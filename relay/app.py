@@ -27,6 +27,7 @@ from relay.endpoints.pages import page_handlers
 from relay.endpoints.publish import publish_handlers
 from relay.endpoints.revoke import revoke_handlers
 from relay.endpoints.status import Status, status_handlers
+from relay.endpoints.ticket import ticket_handlers
 from relay.entitlement import entitlement_of
 from relay.errors import Problem
 from relay.follow import Pace, Streams, refuse, spread
@@ -75,7 +76,7 @@ class Relay:
         # A log of its own: its keys live longer, and it finds out for itself whether Valkey is away.
         self.job_log = Log(settings.valkey_url, settings.shards, job_retention(settings))
         self.job = self._job(settings.sources) if settings.sources else None
-        self.guard = guard_of(settings, self.standing.denials, self.entitlement.at_first)
+        self.guard = guard_of(settings, self.standing.denials, self.entitlement.at_first, self.records.find_ticket)
         self.rates = Rates(self.log, settings.publish_per_second, settings.requests_per_second)
         self._waits: set[asyncio.Event] = set()  # of the polls that wait
         self._tasks: list[asyncio.Task[None]] = []
@@ -91,6 +92,7 @@ class Relay:
                 *live_handlers(self.guard, self.log, self.rates),
                 *poll_handlers(self.guard, self.log, self.rates, self.waiting, self.metrics, self.load),
                 *publish_handlers(self.guard, self.log, self.rates, self.metrics, settings.max_event_bytes, settings.request_seconds),
+                *ticket_handlers(self.guard, self.records, settings.request_seconds),
                 *revoke_handlers(self.guard, self.records, settings.request_seconds),
                 *status_handlers(self.guard, self.status, self.metrics, settings.metrics_token),
                 *page_handlers(),

@@ -52,6 +52,7 @@ class Identity(msgspec.Struct, frozen=True):
     expires_s: int | None = None  # `exp`
     issued_s: float | None = None
     jti: str = ""
+    ticket: str = ""  # the hash of the ticket by which it came, if it did
 
 
 NOBODY = Identity()

@@ -50,6 +50,10 @@ async def nothing_denied(identity: Identity, topics: Sequence[str]) -> Denials:
     return NO_DENIALS
 
 
+async def no_ticket(ticket: str) -> Identity:
+    raise Unauthorized("this is no JWT", code="bad_token")
+
+
 class Permit(msgspec.Struct, frozen=True):
     """What a reader was let in with, and so what its stream ends for."""
 
@@ -66,7 +70,8 @@ class Permit(msgspec.Struct, frozen=True):
 
 
 class Guard:
-    """`denials` finds those that may hold for a token and for topics; `subscription` is None where none is needed."""
+    """`denials` finds those that may hold for a token and for topics; `subscription` is None where none is needed; `ticket` finds
+    out whose one is."""
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class Guard:
         *,
         denials: Callable[[Identity, Sequence[str]], Awaitable[Denials]] = nothing_denied,
         subscription: Check | None = claimed,
+        ticket: Callable[[str], Awaitable[Identity]] = no_ticket,
         query_token: str = "jwt",
         public: Patterns = Patterns(),
         origins: Iterable[str] = (),
@@ -82,6 +88,7 @@ class Guard:
         self.verifier = verifier
         self.public = public
         self._denials = denials
+        self._ticket = ticket
         self._query_token = query_token
         self._subscription = subscription
         self._origins = frozenset(origins)
@@ -131,10 +138,18 @@ class Guard:
 
     async def _identify(self, scope: Scope, topics: Sequence[str]) -> tuple[Identity, Denials]:
         """And what is denied, of these topics too."""
-        token = self._find_token(scope)
+        token, in_query = self._find_token(scope)
         if not token:
             return NOBODY, NO_DENIALS
-        identity = self._verify(token, time.time())
+        now = time.time()
+        if in_query and "." not in token:
+            identity = await self._ticket(token)
+            if identity.expires_s is not None and identity.expires_s + LEEWAY_S <= now:
+                raise Unauthorized("the ticket's token has expired: get a new one", code="token_expired")
+        elif in_query and self._query_token == "ticket":
+            raise Unauthorized("this relay takes no JWT in the query, but a ticket: POST /stream/ticket", code="bad_token")
+        else:
+            identity = self._verify(token, now)
         denials = await self._denials(identity, topics)
         denials.check_token(identity)
         return identity, denials
@@ -153,21 +168,22 @@ class Guard:
             self._verified[digest] = identity
         return identity
 
-    def _find_token(self, scope: Scope) -> str:
+    def _find_token(self, scope: Scope) -> tuple[str, bool]:
+        """The token of the first carrier that has one, and whether that is the query; empty if none has."""
         authorization = header(scope, b"authorization")
         if authorization:
             scheme, _, token = authorization.partition(" ")
             if scheme.lower() != "bearer" or not token.strip():
                 raise Unauthorized("the Authorization header must be: Bearer <token>", code="bad_token")
-            return token.strip()
+            return token.strip(), False
         if scope["method"] != "GET":
-            return ""
+            return "", False
         token = one(parse_fields(scope["query_string"]), "token")
         if token:
             if self._query_token == "off":
                 raise Unauthorized("this relay takes no token in the query: send Authorization", code="bad_token")
-            return token
-        return self._cookie(scope)
+            return token, True
+        return self._cookie(scope), False
 
     def _cookie(self, scope: Scope) -> str:
         """A cookie comes with every request, so also with those that a foreign page makes: only ours count."""
@@ -235,11 +251,17 @@ class Guard:
             return False
 
 
-def guard_of(settings: Settings, denials: Callable[[Identity, Sequence[str]], Awaitable[Denials]], subscription: Check | None) -> Guard:
+def guard_of(
+    settings: Settings,
+    denials: Callable[[Identity, Sequence[str]], Awaitable[Denials]],
+    subscription: Check | None,
+    ticket: Callable[[str], Awaitable[Identity]],
+) -> Guard:
     return Guard(
         settings.verifier(),
         denials=denials,
         subscription=subscription,
+        ticket=ticket,
         query_token=settings.query_token,
         public=settings.public_topics,
         origins=settings.allowed_origins,

@@ -360,7 +360,7 @@ SECURITY: Json = {
         "type": "apiKey",
         "in": "query",
         "name": "token",
-        "description": "The same JWT, for an EventSource, which can set no header. GET only; the operator may have turned it off.",
+        "description": "The same JWT or a ticket, for an EventSource, which can set no header. GET only; the operator may allow less.",
     },
     "hostCookie": {"type": "apiKey", "in": "cookie", "name": HOST_COOKIE, "description": f"The same JWT. {COOKIE_RULE}"},
     "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": f"The same JWT. {COOKIE_RULE}"},
@@ -396,6 +396,7 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
         "No token, or one that doesn't hold.",
         {
             "no_token": "the request needs a token and has none",
+            "bad_ticket": "there is no such ticket, or no longer: get a new one",
             "bad_token": "the token's form, algorithm, signature, issuer, audience or claims are not right, or it is not valid yet",
             "token_expired": "the token has ended: get a new one",
             "token_revoked": "the token, or all of its subject, was revoked: get a new one",
@@ -432,7 +433,7 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
             "bad_event": "the event's name is reserved, or not of the allowed characters",
             "bad_key": "the idempotency key is too long, or not visible ASCII",
             "bad_data": "`data` is no JSON, or nested too deeply",
-            "bad_topic": "an item's topic is none",
+            "bad_topic": "an item's topic is none, or a ticket's",
             "key_reused": "the idempotency key was used for another event of this topic: use a new one",
         },
     ),
@@ -441,6 +442,7 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
         {
             "too_many_streams": "as many streams and waiting polls are open as may be: close one, or come back later",
             "rate_limited": "a publisher, or an address, asks for more than it may in a second: come back when it says",
+            "too_many_tickets": "a subject asks for tickets without end: use one again",
             "too_many_denials": "as many denials are kept as may be: they end with the tokens that they hold for",
             "too_many_connects": "more streams and waiting polls begin than may in a second: come back when it says",
         },

@@ -199,7 +199,9 @@ SETTINGS = [
     Setting("RELAY_JWT_MAX_SECONDS", whole(60, 10 * 365 * DAY_S), str(30 * DAY_S), "how far ahead `exp` may be"),
     Setting("RELAY_JWT_GRANTS_CLAIM", text, "relay", "claim of the grants: a name, or a JSON Pointer"),
     Setting("RELAY_JWT_SUBSCRIPTION_CLAIM", text, "subscription", "claim of the subscription: a name, or a JSON Pointer"),
-    Setting("RELAY_QUERY_TOKEN", one_of("jwt", "off"), "jwt", "whether `?token=` may hold a JWT: `jwt` or `off`"),
+    Setting(
+        "RELAY_QUERY_TOKEN", one_of("jwt", "ticket", "off"), "jwt", "what `?token=` may hold: `jwt` (or a ticket), `ticket` alone, or `off`"
+    ),
     Setting("RELAY_PUBLIC_TOPICS", patterns, "", "patterns, joined by commas, that anybody may read without a token"),
     Setting(
         "RELAY_SUBSCRIPTION",

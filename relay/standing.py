@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from relay.auth import Identity, Subscription
@@ -26,6 +27,7 @@ from relay.notice import SHARD, Denied, SubscriptionChanged, Undone, parse_notic
 from relay.records import DENIALS_MAX, Records
 
 SLOTS_A_SECOND = 4
+TICKETS_S = 60.0  # so often open streams use their tickets, which die when nobody does
 LOOKS_MAX = 16  # at subscriptions at once, beside those of readers who connect
 # Many streams that end in one moment have been seen to crash the server.
 ENDS_AT_ONCE = 100
@@ -153,9 +155,10 @@ class Standing:
     # Subscriptions of open streams
 
     async def run(self) -> None:
-        """Looks at subscriptions, each once in the interval, until cancelled."""
+        """Looks at subscriptions, each once in the interval, and uses tickets, until cancelled."""
         loop = asyncio.get_running_loop()
         next_s, turn = loop.time(), 0
+        tickets_s = next_s + TICKETS_S
         try:
             while True:
                 next_s += 1 / SLOTS_A_SECOND
@@ -163,9 +166,16 @@ class Standing:
                 turn = (turn + 1) % len(self._turns)
                 for sub in self._turns[turn].keys() - self._looking:
                     self._start_looking(sub)
+                if loop.time() >= tickets_s:
+                    tickets_s += TICKETS_S
+                    self._start(self.use_tickets())
         finally:
             for task in self._tasks:
                 task.cancel()
+
+    async def use_tickets(self) -> None:
+        with suppress(LogUnavailable):
+            await self.records.use_tickets({held.permit.identity.ticket for held in self._held} - {""})
 
     def _start_looking(self, sub: str) -> None:
         if sub in self._turn(sub):

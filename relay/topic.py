@@ -58,6 +58,12 @@ def base36(number: int) -> str:
             return digits.rjust(TAG_LENGTH, "0")
 
 
+def whole(pattern: tuple[str, ...]) -> tuple[str, ...]:
+    """The same pattern with `*` for each part that a last `**` stands for."""
+    heads = pattern[:-1] if pattern[-1] == "**" else pattern
+    return heads + ("*",) * (PARTS - len(heads))
+
+
 class Patterns(msgspec.Struct, frozen=True):
     """What a token grants, or what is public: patterns, split into their parts."""
 
@@ -73,6 +79,11 @@ class Patterns(msgspec.Struct, frozen=True):
     def match(self, topic: str) -> bool:
         parts = tuple(topic.split("/"))
         return any(matches(pattern, parts) for pattern in self.patterns)
+
+    def cover(self, pattern: tuple[str, ...]) -> bool:
+        """Whether one of them grants all that this pattern does."""
+        narrow = whole(pattern)
+        return any(all(wide in ("*", part) for wide, part in zip(whole(own), narrow, strict=True)) for own in self.patterns)
 
     def texts(self) -> list[str]:
         return ["/".join(parts) for parts in self.patterns]

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -9,6 +11,7 @@ import hypothesis
 import pytest
 
 from tests.asking import Asker
+from tests.protocol.world import Function
 from tests.servers import Relay, Valkey, token
 
 # So that the shared relay's own limits don't get into the way of tests that open many streams at once.
@@ -48,6 +51,25 @@ def asker(relay: Relay) -> Iterator[Asker]:
     """Asks the shared relay, one request after the other."""
     with Asker(relay.url) as asker:
         yield asker
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[list[Asker]]:
+    """Two relays and the polling function."""
+    folder = tmp_path_factory.mktemp("fleet")
+    env = {"RELAY_PUBLIC_TOPICS": "public/**", "RELAY_HEARTBEAT_SECONDS": "1"}
+    relays = [Relay(folder / name, valkey.url, env) for name in ("first", "second")]
+    servers: list[Relay | Function] = [*relays, Function(Relay(folder / "function", valkey.url, env))]
+    try:
+        with ThreadPoolExecutor() as pool:
+            for started in [pool.submit(server.start) for server in servers]:
+                started.result()
+        with ExitStack() as opened:
+            yield [opened.enter_context(Asker(server.url)) for server in servers]
+    finally:
+        for server in servers:
+            if server.process:
+                server.kill()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 import jwt
 import pytest
 
-from relay.auth import NOBODY, Verifier, parse_secret
+from relay.auth import NOBODY, Identity, Verifier, parse_secret
 from relay.errors import Forbidden, NotSubscribed, Problem, Unauthorized
 from relay.guard import Guard
 from relay.topic import Patterns
@@ -95,6 +95,27 @@ def test_a_query_token_may_be_turned_off() -> None:
     with pytest.raises(Unauthorized, match="Authorization"):
         at_once(guard(query_token="off").identify(request(query=f"token={A}")))
     assert at_once(guard(query_token="off").identify(request(query=f"token={A}", authorization=f"Bearer {A}"))).sub == "a"
+
+
+async def ticket_of(text: str) -> Identity:
+    return Identity(f"ticket {text}", expires_s=int(time.time()) + (-40 if text == "old" else 40))
+
+
+def test_a_query_may_hold_a_ticket_too_or_alone() -> None:
+    both, alone, none = (guard(query_token=kind, ticket=ticket_of) for kind in ("jwt", "ticket", "off"))
+    for one in (both, alone):
+        assert at_once(one.identify(request(query="token=new"))).sub == "ticket new"
+        with pytest.raises(Unauthorized, match="expired"):
+            at_once(one.identify(request(query="token=old")))
+        for scope in (request(authorization="Bearer new"), request(cookie="relay_token=new", **OWN)):
+            with pytest.raises(Unauthorized):
+                at_once(one.identify(scope))
+        assert at_once(one.identify(request("POST", query="token=new"))) is NOBODY
+    assert at_once(both.identify(request(query=f"token={A}"))).sub == "a"
+    with pytest.raises(Unauthorized, match="POST /stream/ticket"):
+        at_once(alone.identify(request(query=f"token={A}")))
+    with pytest.raises(Unauthorized):
+        at_once(none.identify(request(query="token=new")))
 
 
 def test_two_tokens_in_the_query_are_malformed() -> None:

@@ -283,6 +283,14 @@ ANSWERS = [
     ("publishBatch", 413, "/stream/publish", {"json": [ITEM] * 1001, "headers": READABLE}),
     ("publishBatch", 415, "/stream/publish", {"content": "[]", "headers": READABLE | {"content-type": "text/plain"}}),
     ("publishBatch", 422, "/stream/publish", {"json": [ITEM, {**ITEM, "topic": "none"}], "headers": READABLE}),
+    ("ticket", 200, "/stream/ticket", {"headers": READABLE}),
+    ("ticket", 200, "/stream/ticket", {"json": {"topics": [TOPIC]}, "headers": READABLE}),
+    ("ticket", 400, "/stream/ticket", {"content": "{", "headers": READABLE | JSON}),
+    ("ticket", 401, "/stream/ticket", {}),
+    ("ticket", 403, "/stream/ticket", {"json": {"topics": [TOPIC]}, "headers": UNGRANTED}),
+    ("ticket", 413, "/stream/ticket", {"content": LARGE, "headers": READABLE | JSON}),
+    ("ticket", 415, "/stream/ticket", {"content": "{}", "headers": READABLE | {"content-type": "text/plain"}}),
+    ("ticket", 422, "/stream/ticket", {"json": {"topics": []}, "headers": READABLE}),
     ("revoke", 200, "/stream/revoke", {"json": {"sub": "nobody"}, "headers": REVOKER}),
     ("revoke", 200, "/stream/revoke", {"json": {"sub": "nobody", "undo": True}, "headers": REVOKER}),
     ("revoke", 400, "/stream/revoke", {"content": "{", "headers": REVOKER | JSON}),
@@ -309,6 +317,9 @@ OTHERWISE = {
     ("publish", 200),
     ("publish", 408),
     ("publishBatch", 408),
+    ("ticket", 408),
+    ("ticket", 429),
+    ("ticket", 503),
     ("revoke", 408),
     ("revoke", 429),
     ("revoke", 503),
@@ -404,6 +415,7 @@ def test_limits_and_outages_are_answered_as_described(document: Document, tmp_pa
         publication: dict[str, Any] = {"content": GOOD, "headers": READABLE | JSON}
         assert ask(document, small.url, "publish", f"/stream/{TOPIC}", **publication).status_code == 503
         assert ask(document, small.url, "publishBatch", "/stream/publish", json=[ITEM], headers=READABLE).status_code == 503
+        assert ask(document, small.url, "ticket", "/stream/ticket", headers=READABLE).status_code == 503
         assert ask(document, small.url, "revoke", "/stream/revoke", json={"sub": "nobody"}, headers=REVOKER).status_code == 503
     finally:
         small.kill()

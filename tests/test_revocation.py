@@ -2,9 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from typing import Any, cast
 
 import httpx
@@ -20,32 +18,12 @@ from relay.records import Records
 from relay.standing import Standing
 from relay.topic import Patterns, patterns_of
 from tests.asking import Asker, Live, bearer, check_bye, check_problem
-from tests.protocol.world import Function
-from tests.servers import Relay, Valkey, token, topic, wait_for
+from tests.servers import Valkey, token, topic, wait_for
 
 LIMIT_S = 30.0
 LATER_S = 2  # so much later, a token is surely not of the same second
 ADMIN = bearer("root", subscribe=[], publish=[], admin=["revoke"])
 NOW = 1_800_000_000.0
-
-
-@pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[list[Asker]]:
-    """Two relays and the polling function."""
-    folder = tmp_path_factory.mktemp("fleet")
-    env = {"RELAY_PUBLIC_TOPICS": "public/**", "RELAY_HEARTBEAT_SECONDS": "1"}
-    relays = [Relay(folder / name, valkey.url, env) for name in ("first", "second")]
-    servers: list[Relay | Function] = [*relays, Function(Relay(folder / "function", valkey.url, env))]
-    try:
-        with ThreadPoolExecutor() as pool:
-            for started in [pool.submit(server.start) for server in servers]:
-                started.result()
-        with ExitStack() as opened:
-            yield [opened.enter_context(Asker(server.url)) for server in servers]
-    finally:
-        for server in servers:
-            if server.process:
-                server.kill()
 
 
 def revoke(asker: Asker, **body: Any) -> Any:

@@ -41,6 +41,9 @@ from relay.openapi import (
     whole_match,
 )
 from relay.publishing import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, KEY
+from relay.query import TOPICS_MAX
+from relay.records import TICKET as TICKET_FORM
+from relay.records import TICKET_S
 from relay.updates.sources import KINDS
 
 # Live
@@ -193,6 +196,51 @@ log: a batch whose items have keys is safe to repeat.
     },
     security=PUBLISHER,
     schemas=PUBLISH_SCHEMAS,
+)
+
+# Tickets
+
+TICKET = operation(
+    "ticket",
+    "A token becomes a ticket",
+    f"""
+A ticket stands in a URL as `?token=`, where a token would end up in the logs of proxies: for an EventSource, which can set no header.
+It reads what its token reads, on every process, again and again. It dies {TICKET_S // 60} minutes after its last use (an open stream is
+one), with its token at the latest, and is revoked as its token is. It neither publishes nor administers.
+""",
+    tag="live",
+    body={
+        "required": False,
+        "content": json_content(schema_ref("Wish"), all={}, one={"topics": [EVENT.topic]}),
+    },
+    responses={
+        "200": {
+            "description": "A new ticket. Nobody can tell it again: only its hash is kept.",
+            "content": json_content(
+                closed(
+                    {
+                        "ticket": {"type": "string", "pattern": whole_match(TICKET_FORM.pattern)},
+                        "expires_in": {"type": "integer", "minimum": 1, "description": "Seconds until it dies if nobody uses it."},
+                    }
+                ),
+                ticket={"ticket": "kXp0Vb1yJ8mQ2rT5wZ7aC4eG6iK9nP3sU1vX0yB8dF2", "expires_in": TICKET_S},
+            ),
+        },
+        **problems(Malformed, Unauthorized, Forbidden, TooSlow, TooLarge, WrongMediaType, Unprocessable, TooMany, Unavailable),
+    },
+    security=PUBLISHER,
+    schemas={
+        "Wish": closed(
+            {
+                "topics": nullable(
+                    {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": TOPICS_MAX},
+                    "Topics, or patterns, that it opens; without them all that the token grants.",
+                )
+            },
+            optional=["topics"],
+            description="What a ticket is to open.",
+        ),
+    },
 )
 
 # Revoking
