@@ -95,7 +95,7 @@ class Relay:
                 *ticket_handlers(self.guard, self.records, settings.request_seconds),
                 *revoke_handlers(self.guard, self.records, settings.request_seconds),
                 *status_handlers(self.guard, self.status, self.metrics, settings.metrics_token),
-                *page_handlers(),
+                *page_handlers(settings.demo_page),
             ],
             lifespan=[self.lifespan],
             exception_handlers={Exception: answer_error},

@@ -33,6 +33,7 @@ def demo() -> None:
         environ.pop(name, None)
     environ.setdefault("RELAY_JWT_SECRET", secrets.token_urlsafe(48))
     environ["RELAY_HOST"] = "127.0.0.1"
+    environ.setdefault("RELAY_DEMO_PAGE", "1")
     if not environ.get("RELAY_PORT") and not environ.get("PORT"):
         environ["RELAY_PORT"] = str(free_port(8080))
     with tempfile.TemporaryDirectory(prefix="edge-relay-demo-") as directory:
@@ -57,7 +58,8 @@ def introduction(settings: Settings) -> str:
     reader = token(settings, sub="demo-reader", subscribe=["**"])
     publisher = token(settings, sub="demo-publisher", publish=["**"])
     url = f"http://127.0.0.1:{settings.port}"
-    return f"""Edge Relay demo: {url} (made-up roulette numbers on {TOPIC}, one each {SPIN_S:g} s)
+    return f"""Edge Relay demo: made-up roulette numbers on {TOPIC}, one each {SPIN_S:g} s. Open this in a browser:
+  {url}/#token={reader}&publisher={publisher}
 
 A subscriber's token, good for a day:
   TOKEN={reader}

@@ -81,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True):
     poll_interval: int
     lease_seconds: float
     log_format: str
+    demo_page: bool
 
     def verifier(self) -> Verifier:
         return Verifier(
@@ -113,6 +114,12 @@ def number(least: float, most: float) -> Callable[[str], float]:
         return int(value) if value.isdigit() else float(value)
 
     return read
+
+
+def switch(value: str) -> bool:
+    if value not in ("", "0", "1"):
+        raise ValueError("is neither 1 nor 0")
+    return value == "1"
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
@@ -303,6 +310,7 @@ SETTINGS = [
         "a process that looks at a source and is gone is replaced within twice this",
     ),
     Setting("RELAY_LOG_FORMAT", one_of("text", "json"), "text", "log lines as `text` or `json`"),
+    Setting("RELAY_DEMO_PAGE", switch, "", "`1`: a page at `/` that shows a topic live, and lets one look into its stream"),
 ]
 # What counts where a setting is unset.
 STAND_INS = {"RELAY_PORT": "PORT", "RELAY_IDEMPOTENCY_SECONDS": "RELAY_RETENTION_SECONDS"}
