@@ -1,34 +1,37 @@
-"""Clients that aren't ours, and that know nothing of a relay: what they do by themselves when their server dies is enough."""
+"""Clients that aren't ours, and that know nothing of a relay: what they do by themselves when their server dies is enough.
+
+They are the recipes in `infra/recipes`, and npm's `eventsource` as it was for ten years, on node's http.
+"""
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from httpx_sse import aconnect_sse
 
 from tests.conftest import need
-from tests.servers import Relay, Valkey, token, topic
+from tests.servers import Relay, Valkey, token, topic, wait_for
+from tests.streams import Parser
 
 pytestmark = pytest.mark.anyio
 
 LIMIT_S = 30
-INSTALL_S = 90
-# npm's `eventsource`, as it is now, on fetch, and as it was for ten years, on node's http.
-PACKAGES = {"eventsource": "eventsource@4.1.1", "eventsource-2": "eventsource-2@npm:eventsource@2.0.2"}
-SCRIPT = """
-const [name, url] = process.argv.slice(2)
-const imported = await import(name)
-const EventSource = imported.EventSource ?? imported.default
-const source = new EventSource(url)
+RECIPES = Path(__file__).parent.parent / "infra/recipes"
+MODULES = Path(__file__).parent / "node_modules"
+OLD_EVENT_SOURCE = """
+import EventSource from "eventsource-2";
+const source = new EventSource(process.argv[2], { headers: { Authorization: `Bearer ${process.env.RELAY_TOKEN}` } });
 for (const name of ["hello", "update", "gap", "bye"])
-  source.addEventListener(name, event => console.log(JSON.stringify([name, event.lastEventId, JSON.parse(event.data)])))
+  source.addEventListener(name, event => console.log(JSON.stringify({ name, id: event.lastEventId, data: JSON.parse(event.data) })));
 """
 
 Told = tuple[str, str, Any]  # an event's name, its id and its data
@@ -65,20 +68,6 @@ class Client:
             assert (name, data["reason"]) == ("bye", "unavailable"), (name, data)
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the packages and a script that prints what they get."""
-    need("node", shutil.which("node"))
-    npm = need("npm", shutil.which("npm"))
-    directory = tmp_path_factory.mktemp("node")
-    (directory / "package.json").write_text('{"private":true}')
-    (directory / "follow.mjs").write_text(SCRIPT)
-    command = [npm, "install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(directory), *PACKAGES.values()]
-    installed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=INSTALL_S, check=False)
-    need(f"npm's eventsource ({installed.stderr[-300:].decode()})", "here" if installed.returncode == 0 else None)
-    return directory
-
-
 @pytest.fixture
 def mortal(tmp_path: Path, valkey: Valkey) -> Iterator[Relay]:
     """A relay that a test may kill."""
@@ -87,52 +76,54 @@ def mortal(tmp_path: Path, valkey: Valkey) -> Iterator[Relay]:
     process.kill()
 
 
+Read = Callable[[bytes], list[Told]]  # takes what a program prints, line by line
+
+
+def json_line(line: bytes) -> list[Told]:
+    told = json.loads(line)
+    return [(told["name"], told["id"], told["data"])]
+
+
+def stream_line() -> Read:
+    parser = Parser()
+    return lambda line: [(block.name, block.last_event_id, block.json()) for block in parser.feed(line)]
+
+
 @asynccontextmanager
-async def event_source(directory: Path, package: str, url: str) -> AsyncIterator[Client]:
+async def running(command: list[str], read: Read, directory: Path) -> AsyncIterator[Client]:
     client = Client()
-    process = await asyncio.create_subprocess_exec("node", "follow.mjs", package, url, cwd=directory, stdout=subprocess.PIPE)
+    environ = {**os.environ, "RELAY_TOKEN": token()}
+    process = await asyncio.create_subprocess_exec(*command, cwd=directory, env=environ, stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout
     lines = process.stdout
 
     async def listen() -> None:
         async for line in lines:
-            name, id, data = json.loads(line)
-            client.tell((name, id, data))
+            for told in read(line):
+                client.tell(told)
 
     listening = asyncio.create_task(listen())
     try:
         yield client
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGTERM)
         await process.wait()
         await listening
 
 
-@asynccontextmanager
-async def httpx_sse(url: str) -> AsyncIterator[Client]:
-    """It leaves it to its user to connect again, with the last id."""
-    client = Client()
-
-    async def follow() -> None:
-        last_id = ""
-        async with httpx.AsyncClient(timeout=httpx.Timeout(LIMIT_S, read=60)) as http:
-            while True:
-                headers = {"last-event-id": last_id} if last_id else {}
-                try:
-                    async with aconnect_sse(http, "GET", url, headers=headers) as source:
-                        async for event in source.aiter_sse():
-                            if event.data:
-                                client.tell((event.event, event.id, event.json()))
-                            last_id = event.id
-                except httpx.TransportError:
-                    continue
-
-    following = asyncio.create_task(follow())
-    try:
-        yield client
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+def commands(directory: Path, url: str) -> list[tuple[list[str], Read]]:
+    """What to run, and how to read what it prints. Node looks for packages beside its script."""
+    node = need("node", shutil.which("node"))
+    need("npm's eventsource (npm ci --prefix tests)", "here" if (MODULES / "eventsource").exists() else None)
+    (directory / "node_modules").symlink_to(MODULES)
+    (directory / "old.mjs").write_text(OLD_EVENT_SOURCE)
+    shutil.copy(RECIPES / "node.mjs", directory)
+    return [
+        ([node, "old.mjs", url], json_line),
+        ([node, "node.mjs", url, "update"], json_line),
+        ([sys.executable, str(RECIPES / "follow.py"), url], json_line),
+        (["sh", str(RECIPES / "curl.sh"), url, "last-id.txt"], stream_line()),
+    ]
 
 
 async def live_through_a_kill(clients: list[Client], here: str, mortal: Relay, other: httpx.AsyncClient) -> None:
@@ -161,17 +152,30 @@ async def live_through_a_kill(clients: list[Client], here: str, mortal: Relay, o
         assert client.resumes == ["new", "exact"]
 
 
-async def test_an_event_source_of_npm_misses_nothing_when_its_server_is_killed(
-    node: Path, mortal: Relay, client: httpx.AsyncClient
-) -> None:
+async def test_clients_of_others_miss_nothing_when_their_server_is_killed(tmp_path: Path, mortal: Relay, client: httpx.AsyncClient) -> None:
+    need("curl", shutil.which("curl"))
     here = topic()
-    url = f"{mortal.url}/stream/{here}/v1/live?token={token()}"
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(event_source(node, package, url)) for package in PACKAGES]
-        await live_through_a_kill(clients, here, mortal, client)
+        runs = [running(*command, tmp_path) for command in commands(tmp_path, f"{mortal.url}/stream/{here}/v1/live")]
+        await live_through_a_kill([await stack.enter_async_context(run) for run in runs], here, mortal, client)
+        *_, last = await asyncio.to_thread(log_ids, mortal, here)
+        kept = tmp_path / "last-id.txt"
+        await asyncio.to_thread(wait_for, "curl's id is kept", lambda: kept.read_text() == last)
 
 
-async def test_httpx_sse_misses_nothing_when_its_server_is_killed(mortal: Relay, client: httpx.AsyncClient) -> None:
-    here = topic()
-    async with httpx_sse(f"{mortal.url}/stream/{here}/v1/live?token={token()}") as follower:
-        await live_through_a_kill([follower], here, mortal, client)
+def log_ids(relay: Relay, here: str) -> list[str]:
+    answer = httpx.get(f"{relay.url}/stream/{here}/v1/poll?cursor=earliest", headers={"authorization": f"Bearer {token()}"})
+    return [event["id"] for event in answer.json()["events"]]
+
+
+@pytest.mark.parametrize("name", ["node.mjs", "follow.py", "curl.sh"])
+async def test_a_recipe_ends_when_it_is_refused_for_good(relay: Relay, tmp_path: Path, name: str) -> None:
+    url = f"{relay.url}/stream/{topic()}/v1/live"
+    (command,) = [command for command, _ in commands(tmp_path, url) if any(part.endswith(name) for part in command)]
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=tmp_path, env={**os.environ, "RELAY_TOKEN": "none"}, stderr=subprocess.PIPE
+    )
+    async with asyncio.timeout(LIMIT_S):
+        _, told = await process.communicate()
+    assert process.returncode == 1
+    assert b"401" in told

@@ -166,6 +166,12 @@ def test_the_example_in_python_runs(valkey: Valkey, relay: Relay) -> None:
     assert re.fullmatch(r"\d+ (True|False)\n", done.stdout)
 
 
+def test_the_readme_links_every_recipe() -> None:
+    assert sorted(re.findall(r"\]\((infra/recipes/\S+)\)", README.read_text())) == sorted(
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "infra/recipes").iterdir()
+    )
+
+
 def test_settings_that_the_readme_speaks_of_exist() -> None:
     known = {setting.name for setting in SETTINGS}
     for path in (README, ROOT / ".github" / "SECURITY.md", ROOT / ".github" / "CONTRIBUTING.md"):
