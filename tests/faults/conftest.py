@@ -1,5 +1,6 @@
 """Servers of a module's own: whatever is killed here is nobody else's."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ import pytest
 from tests.faults.clients import open_http
 from tests.servers import Relay
 
+FULL_SIZE = os.environ.get("FULL_SIZE") == "1"  # crowds and outages as large as `.github/FAULTS.md` names them
 ENV = {"RELAY_HEARTBEAT_SECONDS": "1", "RELAY_MAX_STREAMS_PER_SUB": "5000"}
 
 StartRelay = Callable[..., Relay]

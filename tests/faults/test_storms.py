@@ -5,7 +5,6 @@ a few times, not by each client.
 """
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -22,21 +21,20 @@ from tests.bench.run import SOURCES, Delivered
 from tests.bench.servers import Missing, compile_tools
 from tests.conftest import need
 from tests.faults.clients import LIMIT_S, open_http
-from tests.faults.conftest import StartRelay
+from tests.faults.conftest import FULL_SIZE, StartRelay
 from tests.faults.test_slow_clients import memory_mb, process_of
 from tests.servers import Relay, Valkey, token, topic
 from tests.streams import open_stream
 
 pytestmark = pytest.mark.anyio
 
-FULL = os.environ.get("FULL_SIZE") == "1"
 BACK = 100  # events since the cursor that a client comes back with
-COME_BACK = 5000 if FULL else 1000
-CONNECT = 10_000 if FULL else 1500
+COME_BACK = 5000 if FULL_SIZE else 1000
+CONNECT = 10_000 if FULL_SIZE else 1500
 TOPICS = 10
 PUBLISHERS = 5
 BATCH = 20
-HURRY = 400 if FULL else 160  # clients of a relay that begins a quarter of them in a second
+HURRY = 400 if FULL_SIZE else 160  # clients of a relay that begins a quarter of them in a second
 ALL_S = 100.0  # for all of a crowd to be there
 AT_ONCE = 1_000_000  # connects a second: as fast as the client can
 STREAM_KB = 60  # that a stream may cost while the crowd comes in
