@@ -201,16 +201,22 @@ def claim(claims: Mapping[str, Any], name: str) -> Any:
 def parse_grants(value: Any) -> Grants:
     """What can't be understood grants nothing, and is logged."""
     if not isinstance(value, Mapping):
+        if value is not None:
+            logger.warning("a token's grants are no object, so grant nothing: %.200r", value)
         return Grants()
-    subscribe, bad = Patterns.parse(strings(value.get("subscribe")))
-    publish, bad_too = Patterns.parse(strings(value.get("publish")))
+    subscribe, bad = Patterns.parse(strings(value, "subscribe"))
+    publish, bad_too = Patterns.parse(strings(value, "publish"))
     for pattern in bad + bad_too:
         logger.warning("a token's pattern grants nothing, since it is none: %.200r", pattern)
-    return Grants(subscribe, publish, frozenset(strings(value.get("admin"))))
+    return Grants(subscribe, publish, frozenset(strings(value, "admin")))
 
 
-def strings(value: Any) -> list[str]:
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+def strings(grants: Mapping[str, Any], name: str) -> list[str]:
+    value = grants.get(name)
+    found = [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+    if value is not None and found != value:
+        logger.warning("a token's %s is no list of texts, and what is none grants nothing: %.200r", name, value)
+    return found
 
 
 def parse_subscription(value: Any) -> Subscription:

@@ -248,9 +248,9 @@ class Log:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def describe(self) -> dict[str, str]:
-        """The server's own figures, for people who look after it."""
-        async with self.servers.of(0) as server:
+    async def describe(self, shard: int = 0) -> dict[str, str]:
+        """The own figures of a shard's server, for people who look after it."""
+        async with self.servers.of(shard) as server:
             info = (await server.call("INFO")).decode()
         found = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
         return {name: found[name] for name in DESCRIBED if name in found}

@@ -2,7 +2,7 @@
 
 Sources have their names from the operator.
 
-The workers of one machine write into one directory (`RELAY_METRICS_DIR`), and whichever is asked sums them up. A worker
+The workers of one machine write into one directory (`PROMETHEUS_MULTIPROC_DIR`), and whichever is asked sums them up. A worker
 that was killed leaves its files behind: its gauges are dropped at the next look, its counters go on counting.
 """
 

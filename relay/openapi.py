@@ -431,7 +431,7 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
         {
             "wrong_shape": "a member is missing, unknown, or of another type",
             "bad_event": "the event's name is reserved, or not of the allowed characters",
-            "bad_key": "the idempotency key is too long, or not visible ASCII",
+            "bad_key": "the idempotency key is empty, too long, or not visible ASCII",
             "bad_data": "`data` is no JSON, or nested too deeply",
             "bad_topic": "an item's topic is none, or a ticket's",
             "key_reused": "the idempotency key was used for another event of this topic: use a new one",

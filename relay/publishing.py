@@ -12,6 +12,7 @@ Both write to the Valkey that the relay's own settings name. A program that must
 """
 
 import asyncio
+import math
 import re
 from collections.abc import Sequence
 from types import TracebackType
@@ -143,9 +144,27 @@ class BlockingPublisher:
 def encode(data: Any) -> bytes:
     """JSON of a value; of `msgspec.Raw` the text that it holds."""
     try:
-        return msgspec.json.encode(data)
+        text = msgspec.json.encode(data)
+        # NaN and the infinities are none of JSON's numbers (RFC 8259, section 6); the encoder makes them null.
+        lossy = b"null" in text and has_no_number(msgspec.to_builtins(data, enc_hook=lambda _: None))
     except (TypeError, ValueError, RecursionError) as error:
         raise PublishError(f"data can't be written as JSON: {error}", "bad_data") from error
+    if lossy:
+        raise PublishError("data can't be written as JSON: it has a number that is NaN or infinite", "bad_data")
+    return text
+
+
+def has_no_number(value: Any) -> bool:
+    """Whether NaN or an infinity is in it."""
+    match value:
+        case float():
+            return not math.isfinite(value)
+        case dict():
+            return any(map(has_no_number, value.values()))
+        case list() | tuple() | set() | frozenset():
+            return any(map(has_no_number, value))
+        case _:
+            return False
 
 
 class Broadcast:

@@ -1,6 +1,7 @@
 """Runs the app under Granian with the flags that streams need, and an embedded Valkey when none is given."""
 
 import asyncio
+import fcntl
 import logging
 import os
 import resource
@@ -9,6 +10,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -21,6 +23,7 @@ from granian.server.mp import MPServer
 import relay
 from relay.embedded import run_valkey
 from relay.errors import LogUnavailable, SettingsError
+from relay.fitness import judge_valkey
 from relay.log import Log
 from relay.logs import log_config
 from relay.settings import Settings, retention_of
@@ -28,6 +31,7 @@ from relay.updates.sources import read_sources
 
 RUNTIME_THREADS = 2  # the server's own threads beside Python's; measured: 10,000 streams are a quarter faster than with 1
 BACKLOG = 4096
+METRICS_PREFIX = "edge-relay-metrics-"
 PING_S = 15  # an HTTP/2 peer is asked so often whether it is still there, and gone if it says nothing for as long
 KILL_MARGIN_S = 5
 
@@ -107,10 +111,15 @@ def pass_hangups_on(launcher: MPServer) -> None:
 
 
 async def check_log(settings: Settings) -> None:
-    """That the log has the shards that the settings say. A log that is away is waited for by the workers, not here."""
+    """That the log has the shards that the settings say, and that its servers are fit to hold it. A log that is away is waited for
+    by the workers, not here."""
     log = Log(os.environ.get("RELAY_VALKEY_URL", settings.valkey_url), settings.shards, retention_of(settings))
     try:
         await log.check_shards()
+        found = [finding for shard in range(log.shards) for finding in judge_valkey(await log.describe(shard), time.time())]
+        for finding in dict.fromkeys(found):  # many shards may have one server
+            if finding.level != "ok":
+                logger.warning("Valkey: %s: %s; %s", finding.what, finding.why, finding.fix)
     except LogUnavailable as error:
         logger.warning("the log is away: %s; streams and polls are told to come back", error)
     finally:
@@ -138,9 +147,28 @@ def raise_file_limit() -> None:
 
 @contextmanager
 def metrics_directory() -> Iterator[Path]:
-    """Where the workers leave their figures, so that each can tell those of all."""
-    directory = Path(tempfile.mkdtemp(prefix="edge-relay-metrics-"))
+    """Where the workers leave their figures, so that each can tell those of all. Locked while the process lives, and not by its number,
+    which in another container is another's: so the next one knows what a killed one has left, and takes it away."""
+    for left in Path(tempfile.gettempdir()).glob(f"{METRICS_PREFIX}*"):
+        try:
+            with locked(left):
+                shutil.rmtree(left, ignore_errors=True)
+        except OSError:
+            pass  # in use, gone, or somebody else's
+    directory = Path(tempfile.mkdtemp(prefix=METRICS_PREFIX))
     try:
-        yield directory
+        with locked(directory):
+            yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Raises OSError if it is none, or another process has it."""
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(opened)

@@ -316,8 +316,6 @@ SETTINGS = [
 STAND_INS = {"RELAY_PORT": "PORT", "RELAY_IDEMPOTENCY_SECONDS": "RELAY_RETENTION_SECONDS"}
 # Whose values no message shows. A URL may hold a password.
 HIDDEN = frozenset({"RELAY_JWT_SECRET", "RELAY_METRICS_TOKEN", "RELAY_VALKEY_URL", "RELAY_SUBSCRIPTION_URL"})
-# What the launcher tells its workers; no settings.
-INTERNAL = frozenset({"RELAY_METRICS_DIR"})
 
 
 def read_settings(environ: Mapping[str, str] = os.environ, *, needs_key: bool = True) -> Settings:
@@ -348,7 +346,7 @@ def unknown_names(environ: Mapping[str, str] = os.environ) -> list[str]:
     known = [setting.name for setting in SETTINGS]
     told = []
     for name in sorted(environ):
-        if name.startswith("RELAY_") and name not in known and name not in INTERNAL:
+        if name.startswith("RELAY_") and name not in known:
             close = difflib.get_close_matches(name, known, 1)
             told.append(f"{name} is no setting of this version" + (f": did you mean {close[0]}?" if close else ""))
     return told

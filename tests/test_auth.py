@@ -407,6 +407,21 @@ def test_a_bad_pattern_is_logged_and_the_good_ones_count(caplog: pytest.LogCaptu
     assert "forged" in caplog.text
 
 
+@pytest.mark.parametrize("value", ["**", 7, ["**"], {"subscribe": "**"}, {"publish": [7]}, {"admin": {"status": True}}], ids=str)
+def test_grants_of_a_wrong_shape_are_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, value: object) -> None:
+    monkeypatch.setattr(logging.getLogger("relay"), "propagate", True)
+    assert parse_grants(value) == Grants()
+    assert len(caplog.records) == 1
+    assert "a token's" in caplog.text
+
+
+@pytest.mark.parametrize("value", [None, {}, {"subscribe": []}, {"subscribe": None, "read": 7}], ids=str)
+def test_no_grants_are_no_mistake(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, value: object) -> None:
+    monkeypatch.setattr(logging.getLogger("relay"), "propagate", True)
+    assert parse_grants(value) == Grants()
+    assert not caplog.records
+
+
 SUBSCRIPTIONS = {
     "active": ({"status": "active"}, True),
     "active until later": ({"status": "active", "until": NOW + 1}, True),

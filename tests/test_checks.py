@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.checks import Finding
-from relay.checks.inside import judge_valkey, look_at_files, look_inside
+from relay.checks.inside import look_at_files, look_inside
 from relay.checks.outside import look_from_outside
+from relay.fitness import Finding, judge_valkey
 from relay.settings import read_settings, streams_by_file_limit
 from tests.conftest import need
 from tests.servers import SECRET, Relay, Valkey, free_port, token, wait_until_listening
@@ -167,7 +167,7 @@ async def test_a_valkey_that_evicts_and_forgets_is_told(tmp_path: Path) -> None:
 )
 def test_what_a_valkey_says_of_itself_is_judged(figures: dict[str, str], level: str, word: str) -> None:
     told = {"valkey_version": "9.1.2", "aof_enabled": "1", "server_time_usec": "1000000000", **figures}
-    found = judge_valkey(told, read_settings(BASE), 1000.0)
+    found = judge_valkey(told, 1000.0)
     assert (found[-1].level, word in found[-1].what) == (level, True)
     check_findings(found)
 

@@ -187,7 +187,7 @@ def test_bounds_of_data_count_bytes(asker: Asker) -> None:
 # Idempotency keys
 
 KEYS = {"one character": "k", "255 characters": "k" * 255, "every kind": "".join(map(chr, range(33, 127)))}
-BAD_KEYS = {"256 characters": "k" * 256, "a space": "a b", "an accent": "é", "a tab": "a\tb"}
+BAD_KEYS = {"none": "", "256 characters": "k" * 256, "a space": "a b", "an accent": "é", "a tab": "a\tb"}
 
 
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)

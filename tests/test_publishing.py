@@ -1,12 +1,15 @@
 """Publishing from Python: in async code and elsewhere, one event or many."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 import relay as relay_package
 from relay import Publisher, broadcast_to_resource
+from relay.auth import Subscription
 from relay.errors import LogUnavailable, Malformed, SettingsError
 from relay.publishing import PublishError, encode, new_event
 from relay.settings import Settings, read_settings
@@ -186,7 +189,11 @@ def test_data_is_json_on_one_line(data: bytes, kept: bytes | str) -> None:
         assert new_event("a/b/c", data, "update", None, 65536).data == kept
 
 
-@pytest.mark.parametrize("value", [object(), {1, object()}, lambda: None, "\udcff"])
+@pytest.mark.parametrize(
+    "value",
+    [object(), {1, object()}, lambda: None, "\udcff", math.nan, -math.inf, {"a": [1, (None, math.inf)]}, Subscription("active", math.nan)],
+    ids=range(8),
+)
 def test_a_value_that_is_no_json_is_refused(value: object) -> None:
     with pytest.raises(PublishError) as caught:
         encode(value)
@@ -194,5 +201,7 @@ def test_a_value_that_is_no_json_is_refused(value: object) -> None:
 
 
 def test_values_are_written_as_json() -> None:
+    raw = msgspec.Raw(b"null")
+    assert [encode(value) for value in (raw, [raw, 1e308, None])] == [b"null", b"[null,1e308,null]"]
     values: Sequence[Any] = [None, True, 1, 1.5, "é", [1], (1,), {"a": {"b": 2}}]
     assert [encode(value) for value in values] == [b"null", b"true", b"1", b"1.5", '"é"'.encode(), b"[1]", b"[1]", b'{"a":{"b":2}}']

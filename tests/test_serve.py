@@ -167,3 +167,34 @@ def test_a_relay_whose_log_is_away_starts_and_waits_for_it(tmp_path: Path) -> No
     finally:
         relay.kill()
         valkey.kill()
+
+
+def test_a_relay_takes_away_the_figures_that_a_killed_one_left(tmp_path: Path, valkey: Valkey) -> None:
+    env = {"TMPDIR": str(tmp_path)}
+
+    def folders() -> set[Path]:
+        return set(tmp_path.glob("edge-relay-metrics-*"))
+
+    (tmp_path / "edge-relay-metrics-is-a-file").touch()
+    others = folders()
+    with asking(Relay(tmp_path, valkey.url, env)):
+        living = folders() - others
+        killed = Relay(tmp_path, valkey.url, env)
+        with asking(killed):
+            left = folders() - living - others
+        assert len(living) == len(left) == 1
+        with asking(Relay(tmp_path, valkey.url, env)):
+            assert living < folders()
+            assert not left & folders()
+
+
+def test_a_valkey_that_may_lose_events_is_told_at_the_start(tmp_path: Path) -> None:
+    server = Valkey(tmp_path / "valkey", arguments=("--maxmemory-policy", "allkeys-lru")).start()
+    try:
+        with asking(relay := Relay(tmp_path, server.url, {"RELAY_SHARDS": "3"})):
+            pass
+    finally:
+        server.kill()
+    warnings = [line for line in relay.log().splitlines() if "WARNING" in line or "Valkey: " in line]
+    assert [line for line in warnings if "maxmemory-policy is allkeys-lru" in line and "CONFIG SET maxmemory-policy noeviction" in line]
+    assert len([line for line in warnings if "append-only file" in line]) == 1

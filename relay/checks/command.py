@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from relay.checks import Finding
 from relay.checks.inside import look_inside
 from relay.checks.outside import look_from_outside
 from relay.errors import SettingsError
+from relay.fitness import Finding
 from relay.settings import read_settings
 from relay.terminal import make_token
 

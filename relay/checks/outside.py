@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from relay import sse
-from relay.checks import Finding
+from relay.fitness import Finding
 from relay.query import WAIT_MAX_S
 
 REQUEST_S = 10.0

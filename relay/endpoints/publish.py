@@ -54,7 +54,8 @@ def publish_handlers(guard: Guard, log: Log, rates: Rates, metrics: Metrics, max
     async def publish(request: Request[Any, Any, Any]) -> Response[bytes]:
         topic = topic_of(request.path_params)
         scope: Any = request.scope
-        key = header(scope, b"idempotency-key") or None
+        # An empty one is a client's mistake, and would be no protection: it is refused like any other that is none.
+        key = header(scope, b"idempotency-key") if any(name == b"idempotency-key" for name, _ in scope["headers"]) else None
         publisher = await guard.may_act(scope)
         grants = publisher.grants.publish
         if not grants.match(topic):
