@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from litestar import Litestar
 
 import relay
+from fallback.keys import key_handlers
 from fallback.poll import Wait, poll_handlers
 from relay.admission import Admission
 from relay.answers import answer_error
@@ -23,7 +24,7 @@ from relay.openapi import openapi_config
 from relay.rates import Rates
 from relay.records import Records
 from relay.refusals import Refusals
-from relay.settings import read_settings, retention_of
+from relay.settings import read_settings, retention_of, versions_of
 from relay.span import Gap
 
 
@@ -44,6 +45,8 @@ def create_app() -> Edge:
     records = Records(log, settings.jwt_max_seconds)
     entitlement = entitlement_of(settings, records)
     guard = guard_of(settings, records.denials_for, entitlement.at_first, records.find_ticket)
+    rates = Rates(log, 0, settings.requests_per_second)
+    versions = versions_of(settings)
     admission = Admission(settings.max_streams, settings.max_streams_per_sub)
 
     @asynccontextmanager
@@ -65,7 +68,10 @@ def create_app() -> Edge:
         await log.close()
 
     app = Litestar(
-        poll_handlers(guard, log, Rates(log, 0, settings.requests_per_second), waiting, Uncounted(), load=lambda: 0.0),
+        [
+            *poll_handlers(guard, log, rates, versions, waiting, Uncounted(), load=lambda: 0.0),
+            *key_handlers(guard, rates, versions),
+        ],
         lifespan=[lifespan],
         exception_handlers={Exception: answer_error},
         openapi_config=openapi_config(relay.__version__),

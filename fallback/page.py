@@ -13,8 +13,9 @@ import msgspec
 from relay import framing
 from relay.cursor import EARLIEST, Place, write_cursor
 from relay.event import Event
+from relay.framing import Seal
 from relay.log import Bounds, Log
-from relay.query import ReadQuery, places_of
+from relay.query import SEALED, ReadQuery, places_of
 from relay.span import Gap, ShardRead, Span, judge, lost_all
 
 ENTRIES_MAX = 5000  # looked at for one page
@@ -42,7 +43,7 @@ class Page(msgspec.Struct, frozen=True):
         return not self.items and not self.more and self.resume in ("new", "exact")
 
 
-async def read_page(log: Log, query: ReadQuery) -> Page:
+async def read_page(log: Log, seal: Seal | None, query: ReadQuery) -> Page:
     """One look at the log. Raises LogUnavailable."""
     by_shard = log.by_shard(query.topics)
     cursor = query.position.cursor
@@ -62,7 +63,7 @@ async def read_page(log: Log, query: ReadQuery) -> Page:
         places = dict.fromkeys(by_shard, EARLIEST)
         count = newest if resume == "new" else newest or None
         reads = await read_shards(log, query, by_shard, places, count)
-    return assemble(query, log, reads, places, n, resume)
+    return assemble(query, log, reads, places, n, resume, seal)
 
 
 async def ends(log: Log, shards: set[int]) -> dict[int, Place]:
@@ -83,7 +84,15 @@ async def read_shards(
     return list(await asyncio.gather(*(read(shard, own) for shard, own in by_shard.items())))
 
 
-def assemble(query: ReadQuery, log: Log, reads: list[ShardRead], places: Mapping[int, Place], n: int | None, resume: str) -> Page:
+def assemble(
+    query: ReadQuery,
+    log: Log,
+    reads: list[ShardRead],
+    places: Mapping[int, Place],
+    n: int | None,
+    resume: str,
+    seal: Seal | None,
+) -> Page:
     """Puts the shards' spans together, up to the page's bounds."""
     single = len(query.topics) == 1
     spans = [judge(read, places[read.shard], n, log.retention.retention_ms) for read in reads]
@@ -97,7 +106,7 @@ def assemble(query: ReadQuery, log: Log, reads: list[ShardRead], places: Mapping
     more, room = False, PAGE_BYTES_MAX
     for span in spans:
         wanted = [event for event in span.events if query.names is None or event.name in query.names]
-        taken, room = take(wanted, query.limit - len(items), room, span.shard, items)
+        taken, room = take(wanted, query.limit - len(items), room, span.shard, items, seal)
         if taken == len(wanted):
             ends[span.shard], more = span.end, more or span.more
             n = span.n
@@ -108,11 +117,11 @@ def assemble(query: ReadQuery, log: Log, reads: list[ShardRead], places: Mapping
     return Page(items, ends, n if single else None, more, resume, gaps, max(heads, default=0), max(r.now_ms for r in reads))
 
 
-def take(wanted: Sequence[Event], most: int, room: int, shard: int, items: list[bytes]) -> tuple[int, int]:
+def take(wanted: Sequence[Event], most: int, room: int, shard: int, items: list[bytes], seal: Seal | None) -> tuple[int, int]:
     """Adds events to the page while there is room. Returns how many, and the bytes left."""
     taken = 0
     for event in wanted[: max(0, most)]:
-        item = framing.page_item(event, shard)
+        item = framing.page_item(event, shard, seal)
         if items and len(item) > room:
             break
         items.append(item)
@@ -164,9 +173,10 @@ def cache_headers(query: ReadQuery, page: Page, *, anonymous: bool) -> dict[str,
     """How long a page may be kept, and by whom.
 
     A shared cache keeps only what the URL alone says: `anonymous` means public topics, and a request without a credential.
-    A page is true for as long as it is kept, since a short answer is still a true one.
+    A page is true for as long as it is kept, since a short answer is still a true one; but seals expire, and an ETag would have a
+    client keep what it can't open any more.
     """
-    if query.position.in_header:
+    if query.position.in_header or query.version == SEALED:
         return {"cache-control": "no-store"}
     if not (anonymous and query.position.in_cursor and page.resume == "exact"):
         return {"cache-control": "private, no-cache"}

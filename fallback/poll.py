@@ -6,6 +6,7 @@ The same handlers serve inside the relay and alone on a function (`fallback.app`
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from relay.edge import topic_of
 from relay.files import JAVASCRIPT, LIBRARY, file_handler
 from relay.guard import COOKIES, Guard, Permit, header
 from relay.log import Log
-from relay.query import ReadQuery, parse_fields, parse_read
+from relay.query import ReadQuery, Versions, parse_fields, parse_read
 from relay.rates import Rates
 from relay.span import Gap
 from relay.topic import tag_of
@@ -48,30 +49,30 @@ class Waiting(Protocol):
 
 
 def poll_handlers(
-    guard: Guard, log: Log, rates: Rates, waiting: Waiting, observer: Observer, load: Callable[[], float]
+    guard: Guard, log: Log, rates: Rates, versions: Versions, waiting: Waiting, observer: Observer, load: Callable[[], float]
 ) -> list[HTTPRouteHandler]:
     async def answer(request: Request[Any, Any, Any], version: str, topic: str | None) -> Response[bytes]:
         scope: Any = request.scope
-        query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"))
+        query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"), versions)
+        sealer = versions.sealer_of(query.version)
+        read = partial(read_page, log, sealer.seal if sealer else None)
         await rates.request(guard.address(scope))
         permit = await guard.may_read(scope, query.topics)
         if query.wait_s:
             place = waiting(query.topics, permit, permit.identity.sub or guard.address(scope))
-            waited = await while_connected(request.receive, wait_for_page(log, query, place, lambda: guard.may_read(scope, query.topics)))
+            waited = await while_connected(request.receive, wait_for_page(read, query, place, lambda: guard.may_read(scope, query.topics)))
             if waited is None:
                 return Response(b"", status_code=204)  # the client has left
             page = waited
         else:
-            page = await read_page(log, query)
+            page = await read(query)
         for gap in page.gaps:
             observer.gap(gap)
-        tag = etag(query, page)
-        headers = {
-            "etag": tag,
-            **cache_headers(query, page, anonymous=is_anonymous(scope, guard, query)),
-            "vary": VARY,
-        }
-        if is_known(header(scope, b"if-none-match"), tag):
+        headers = {**cache_headers(query, page, anonymous=is_anonymous(scope, guard, query)), "vary": VARY}
+        tag = "" if sealer else etag(query, page)
+        if tag:
+            headers["etag"] = tag
+        if tag and is_known(header(scope, b"if-none-match"), tag):
             observer.paged(page.resume, 304)
             return Response(b"", status_code=304, headers=headers)
         observer.paged(page.resume, 200)
@@ -103,7 +104,10 @@ def is_anonymous(scope: Any, guard: Guard, query: ReadQuery) -> bool:
 
 
 async def wait_for_page(
-    log: Log, query: ReadQuery, place: AbstractAsyncContextManager[Wait], check: Callable[[], Awaitable[Permit]]
+    read: Callable[[ReadQuery], Awaitable[Page]],
+    query: ReadQuery,
+    place: AbstractAsyncContextManager[Wait],
+    check: Callable[[], Awaitable[Permit]],
 ) -> Page:
     """The first page with something in it, or an empty one when the time is over.
 
@@ -113,12 +117,12 @@ async def wait_for_page(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + query.wait_s
     async with place as wait:
-        page = await read_page(log, query)
+        page = await read(query)
         resume, going_on = page.resume, True
         while going_on and page.silent() and (left_s := deadline - loop.time()) > 0:
             going_on = await wait(page.places, left_s)
             await check()
-            page = await read_page(log, onward(query, page)) if going_on else page
+            page = await read(onward(query, page)) if going_on else page
     # The answer is for where the client asked from: that it waited doesn't make a first page a resumed one.
     return msgspec.structs.replace(page, resume=resume) if page.resume == "exact" else page
 

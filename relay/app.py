@@ -15,6 +15,7 @@ import jwt  # noqa: F401  # which `relay.auth` would import at the first token, 
 from litestar import Litestar
 
 import relay
+from fallback.keys import key_handlers
 from fallback.poll import Wait, poll_handlers
 from relay.admission import Admission, Beginning
 from relay.answers import answer_error
@@ -41,7 +42,7 @@ from relay.openapi import openapi_config
 from relay.rates import Rates
 from relay.records import Records
 from relay.refusals import Refusals
-from relay.settings import Settings, read_settings, retention_of
+from relay.settings import Settings, read_settings, retention_of, versions_of
 from relay.standing import Standing
 from relay.tail import Tail
 from relay.updates.job import Job, job_retention
@@ -57,7 +58,8 @@ class Relay:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.log = Log(settings.valkey_url, settings.shards, retention_of(settings))
-        self.hub = Hub(settings.shards)
+        self.versions = versions_of(settings)
+        self.hub = Hub(settings.shards, self.versions)
         self.metrics = Metrics()
         connects = settings.connects_per_second
         beginning = Beginning(connects, time.monotonic) if connects else None
@@ -89,8 +91,9 @@ class Relay:
         settings = self.settings
         litestar = Litestar(
             [
-                *live_handlers(self.guard, self.log, self.rates),
-                *poll_handlers(self.guard, self.log, self.rates, self.waiting, self.metrics, self.load),
+                *live_handlers(self.guard, self.log, self.rates, self.versions),
+                *poll_handlers(self.guard, self.log, self.rates, self.versions, self.waiting, self.metrics, self.load),
+                *key_handlers(self.guard, self.rates, self.versions),
                 *publish_handlers(self.guard, self.log, self.rates, self.metrics, settings.max_event_bytes, settings.request_seconds),
                 *ticket_handlers(self.guard, self.records, settings.request_seconds),
                 *revoke_handlers(self.guard, self.records, settings.request_seconds),

@@ -15,7 +15,7 @@ from relay.denial import Denial
 from relay.errors import LogUnavailable, Malformed, RelayError, SettingsError
 from relay.event import DEFAULT_NAME
 from relay.logs import set_up_logs
-from relay.settings import read_settings, unknown_names
+from relay.settings import cautions, read_settings, unknown_names
 
 EXAMPLES = """examples:
   relay demo                                             everything, with made-up events and nothing to configure
@@ -172,7 +172,7 @@ def run_serve(options: argparse.Namespace) -> int:
 
     settings = read_settings()
     set_up_logs(settings.log_format)
-    for line in unknown_names():
+    for line in [*unknown_names(), *cautions(settings)]:
         print(f"relay: {line}", file=sys.stderr)
     serve(settings)
     return 0

@@ -32,6 +32,7 @@ def demo() -> None:
     for name in ("RELAY_VALKEY_URL", "RELAY_JWT_PUBLIC_KEY_FILE"):  # made-up events don't belong into a log that is in use
         environ.pop(name, None)
     environ.setdefault("RELAY_JWT_SECRET", secrets.token_urlsafe(48))
+    environ.setdefault("SSE_ENCRYPTION_KEY", secrets.token_urlsafe(48))
     environ["RELAY_HOST"] = "127.0.0.1"
     environ.setdefault("RELAY_DEMO_PAGE", "1")
     if not environ.get("RELAY_PORT") and not environ.get("PORT"):

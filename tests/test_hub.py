@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 
 from relay import hub as hubs
 from relay.cursor import EARLIEST, Place, parse_cursor
+from relay.envelope import Sealer
 from relay.event import Event
 from relay.hub import Hub, Reader, Ring, push
+from relay.keys import Keyring
+from relay.query import Versions
+from tests.servers import SEAL_KEY
 from tests.streams import Parser
 
 T, U, V = "a/b/t", "a/b/u", "a/b/v"
@@ -446,3 +450,35 @@ def test_the_busiest_topics_come_first(hub: Hub) -> None:
     for topics in ((T,), (T, U), (T, U, V)):
         live(hub, Client(), *topics)
     assert hub.busiest(2) == [{"topic": T, "connections": 3}, {"topic": U, "connections": 2}]
+
+
+# What is sealed
+
+
+def test_a_sealed_chunk_is_one_for_all_and_made_anew_in_the_next_turn() -> None:
+    now_s = [3600 * 100.0]
+    sealer = Sealer(Keyring((SEAL_KEY,)), 300, lambda: now_s[0])
+    hub = Hub(1, Versions(sealer))
+    hub.start(0, place(10))
+    clients = [Client() for _ in range(3)]
+    readers = [
+        hub.join((T,), names, "v2", client.send, lambda _: 0)
+        for client, names in zip(clients, [None, None, frozenset({"update"})], strict=True)
+    ]
+    for reader in readers:
+        reader.places = hub.places(reader.audience)
+        assert hub.go_live(reader)
+    hub.advance(0, events(11, 12))
+    live = [[block.data for block in client.got] for client in clients]
+    assert live[0] == live[1] == live[2]
+    assert sealer.sealed == 2
+
+    audience, ring = readers[0].audience, hub.rings[0]
+    assert [block.data for block in Parser().feed(audience.chunk_after(10, ring))] == live[0]
+    now_s[0] += 150
+    anew = [block.data for block in Parser().feed(audience.chunk_after(10, ring))]
+    assert len(anew) == 2
+    assert not set(anew) & set(live[0])
+    hub.advance(0, events(13))
+    assert [block.data for block in Parser().feed(audience.chunk_after(10, ring))][:2] == anew
+    assert len(clients[0].got) == 3

@@ -10,7 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relay.errors import SettingsError
-from relay.settings import SETTINGS, Settings, read_settings, retention_of, streams_by_file_limit, unknown_names
+from relay.keys import Keyring
+from relay.query import Versions
+from relay.settings import SETTINGS, Settings, cautions, read_settings, retention_of, streams_by_file_limit, unknown_names, versions_of
+from tests.servers import SEAL_KEY
 
 SECRET = "only-for-these-tests-0123456789-0123456789"
 
@@ -114,6 +117,9 @@ WRONG = {
     "a network": ("RELAY_TRUSTED_PROXIES", "proxy", "RELAY_TRUSTED_PROXIES=proxy has a network that is none"),
     "a network with host bits": ("RELAY_TRUSTED_PROXIES", "10.0.0.1/8", "RELAY_TRUSTED_PROXIES=10.0.0.1/8 has a network that is none"),
     "a short secret": ("RELAY_JWT_SECRET", "short", "RELAY_JWT_SECRET needs at least 32 bytes"),
+    "a key to seal with that is short": ("SSE_ENCRYPTION_KEY", "x1y2z3", "SSE_ENCRYPTION_KEY needs at least 32 characters"),
+    "a key to seal with that can be guessed": ("SSE_ENCRYPTION_KEY", "a" * 64, "SSE_ENCRYPTION_KEY is long enough, but no random text"),
+    "topics to seal, and nothing to seal with": ("RELAY_REQUIRE_SEALED", "rounds/**", "SSE_ENCRYPTION_KEY is not set"),
     "three secrets": ("RELAY_JWT_SECRET", ",".join([SECRET] * 3), "RELAY_JWT_SECRET needs at least 32 bytes"),
     "a key file that is not there": (
         "RELAY_JWT_PUBLIC_KEY_FILE",
@@ -146,6 +152,7 @@ def test_all_mistakes_are_named_at_once() -> None:
 
 HIDDEN = {
     "a secret": {"RELAY_JWT_SECRET": "hush-hush"},
+    "a key to seal with": {"SSE_ENCRYPTION_KEY": "hush-hush"},
     "secrets": {"RELAY_JWT_SECRET": "hush-hush,hush-hush"},
     "a password": {"RELAY_JWT_SECRET": SECRET, "RELAY_VALKEY_URL": "http://:hush-hush@host"},
     "a password in a broken URL": {"RELAY_JWT_SECRET": SECRET, "RELAY_VALKEY_URL": "valkey://:hush-hush@host:x"},
@@ -215,3 +222,23 @@ def test_streams_are_bounded_by_the_file_limit() -> None:
     most = streams_by_file_limit()
     assert 100 <= most <= 1_000_000
     assert hard == resource.RLIM_INFINITY or most == 100 or most < hard
+
+
+def test_a_weak_key_to_seal_with_is_refused_with_the_command_that_makes_a_good_one() -> None:
+    (line,) = mistakes({"RELAY_JWT_SECRET": SECRET, "SSE_ENCRYPTION_KEY": "changeme" * 8})
+    assert "openssl rand -base64 48" in line
+
+
+def test_the_versions_are_what_the_settings_say() -> None:
+    assert versions_of(read()) == Versions()
+    versions = versions_of(read(SSE_ENCRYPTION_KEY=f"{SEAL_KEY},{SECRET}", RELAY_SEAL_KEYS="shared", RELAY_REQUIRE_SEALED="a/**"))
+    assert versions.sealer
+    assert (versions.sealer.keyring, versions.sealer.ttl_ms) == (Keyring((SEAL_KEY, SECRET), 3600, True), 300_000)
+    assert versions.only_sealed.texts() == ["a/**"]
+
+
+def test_who_must_seal_is_told_whom_that_shuts_out() -> None:
+    assert cautions(read()) == []
+    (line,) = cautions(read(SSE_ENCRYPTION_KEY=SEAL_KEY, RELAY_REQUIRE_SEALED="a/**"))
+    assert "RELAY_REQUIRE_SEALED=a/**" in line
+    assert "WebCrypto" in line

@@ -13,7 +13,7 @@ from relay.errors import LogUnavailable, Problem
 from relay.follow import Start
 from relay.guard import Guard, header
 from relay.log import Log
-from relay.query import ReadQuery, parse_read, places_of
+from relay.query import ReadQuery, Versions, parse_read, places_of
 from relay.rates import Rates
 
 
@@ -29,10 +29,10 @@ class Admitted(Start, frozen=True):
     who: str = ""
 
 
-def live_handlers(guard: Guard, log: Log, rates: Rates) -> list[HTTPRouteHandler]:
+def live_handlers(guard: Guard, log: Log, rates: Rates, versions: Versions) -> list[HTTPRouteHandler]:
     async def answer(request: Request[Any, Any, Any], version: str, topic: str | None) -> Response[Any]:
         scope: Any = request.scope
-        query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"))
+        query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"), versions)
         try:
             await rates.request(guard.address(scope))
             permit = await guard.may_read(scope, query.topics)
