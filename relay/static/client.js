@@ -377,7 +377,7 @@ export async function unseal(text, secret, nowMs = Date.now(), skewMs = LIMITS.s
  */
 export function whatIsWrong(envelope, asked, expiresMs, nowMs, limits = LIMITS) {
   if (!envelope || typeof envelope !== "object" || typeof envelope.sealed_at !== "number") return "malformed";
-  if (!asked.topics.includes(envelope.topic)) return "foreign_topic";
+  if (asked.topics && !asked.topics.includes(envelope.topic)) return "foreign_topic";
   for (const name of ["topic", "id", "event", "n"]) {
     if (asked[name] !== undefined && asked[name] !== null && asked[name] !== envelope[name]) return `other_${name}`;
   }
@@ -571,8 +571,8 @@ class Part {
     this.tabs = null;
     this.keys = new Keys((asked) => this._askForKeys(asked), topics, reading.secret);
     this._seen = new Map(); // topic: where its last event was
-    this._leftAt = null; // the cursor of a page that was left in the middle: its events come again
-    this._doubted = ""; // id of the event that couldn't be opened
+    this._page = null; // the unfinished one, `{cursor, ids}`: if it is left in the middle, what was delivered of it comes again
+    this._askedAgain = null; // the cursor from which what couldn't be opened was asked for again
     this._health = HEALTHY;
     this._heartbeatMs = reading.limits.heartbeatMs;
     this._attempt = null;
@@ -681,7 +681,7 @@ class Part {
       while (reader && !found) {
         const { done, value } = await answered(reader.read());
         if (done) break;
-        found = parser.feed(value).some((block) => block.name === "hello");
+        found = feed(parser, value).some((block) => block.name === "hello");
       }
     } catch (error) {
       if (!(error instanceof Ending)) throw error;
@@ -767,8 +767,8 @@ class Part {
         this.setClock(hello.time);
         attempt.greeted = true;
         attempt.after("hello", Infinity);
-        if (hello.resume === "reset") this.deliver([{ reset: {} }], block.id);
-        else this.deliver([], block.id);
+        if (this._askedAgain === this.cursor) this._askedAgain = block.id;
+        this.deliver(hello.resume === "reset" ? [{ reset: {} }] : [], block.id);
         this.tell("open", attempt.transport, this.why);
         return undefined;
       }
@@ -799,14 +799,18 @@ class Part {
   async takePage(page, attempt) {
     const gaps = Array.isArray(page.gap) ? page.gap : page.gap ? [page.gap] : [];
     const reset = page.resume === "reset";
-    if (this._leftAt !== this.cursor) this.deliver([...(reset ? [{ reset: {} }] : []), ...gaps.map((gap) => ({ gap }))], "");
-    this._leftAt = this.cursor;
+    if (!this._page || this._page.cursor !== this.cursor) {
+      this._page = { cursor: this.cursor, ids: new Set() };
+      this.deliver([...(reset ? [{ reset: {} }] : []), ...gaps.map((gap) => ({ gap }))], "");
+    }
+    const { ids } = this._page;
     for (const told of page.events) {
       const event = await this._event(told);
       if (attempt.why) return;
       if (event) this.deliver([{ event }], "");
+      if (event) ids.add(event.id);
     }
-    this._leftAt = null;
+    this._page = null;
     this.deliver([], page.cursor);
   }
 
@@ -817,8 +821,10 @@ class Part {
     let event = { topic, id, name, n: n === undefined && place ? place.n : n, ts: ts === undefined && place ? place.ms : ts, data };
     if (!place || !this.topics.includes(topic)) return this._refuse(event, place ? "foreign_topic" : "malformed");
     const last = this._seen.get(topic);
-    const old = last && !isAfter(place, last);
-    if (old) return reading.version === "v1" || this._leftAt === this.cursor ? null : this._refuse(event, "old_id");
+    if (last && !isAfter(place, last)) {
+      const comesAgain = reading.version === "v1" || (this._page && this._page.ids.has(id));
+      return comesAgain ? null : this._refuse(event, "old_id");
+    }
     if (reading.version === "v1") return event;
     try {
       const asked = { topics: this.topics, topic, id, event: name, n: event.n };
@@ -827,8 +833,8 @@ class Part {
     } catch (error) {
       if (!(error instanceof SealError)) throw error;
       // Asked for again, it is sealed anew: for one that lay about while this page slept, that is all there is to it.
-      if (["expired", "stale", "forged", "unknown_key"].includes(error.reason) && this._doubted !== id) {
-        this._doubted = id;
+      if (["expired", "stale", "forged", "unknown_key"].includes(error.reason) && this._askedAgain !== this.cursor) {
+        this._askedAgain = this.cursor;
         throw new Ending({ kind: "failed", detail: error.message });
       }
       return this._refuse(event, error.reason);
@@ -906,10 +912,18 @@ async function readStream(part, attempt) {
     part.hear(attempt);
     watchSilence(part, attempt, () => attempt.leave("stalled"));
     if (frames) part.reading.notice("frame", { transport: "sse", text: frames.decode(value, { stream: true }) });
-    for (const block of parser.feed(value)) {
+    for (const block of feed(parser, value)) {
       const outcome = await part.takeBlock(block, attempt);
       if (outcome) return outcome;
     }
+  }
+}
+
+function feed(parser, piece) {
+  try {
+    return parser.feed(piece);
+  } catch (error) {
+    throw new Ending({ kind: "mime", stream: true, detail: error.message });
   }
 }
 

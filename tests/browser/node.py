@@ -23,7 +23,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   try {
     answer = { value: await new Function("client", "given", `return (async () => { ${script} })()`)(client, given) ?? null };
   } catch (error) {
-    answer = { error: String(error.stack) };
+    answer = { error: String(error.stack).replace(/data:[^:]*/g, "client.js") };
   }
   process.stdout.write(JSON.stringify(answer) + "\\n");
 }

@@ -99,6 +99,7 @@ async def test_without_webcrypto_open_events_come_and_sealed_ones_are_told_to_be
     assert await tab.get("[notices[0][0], notices[0][1].reason, stream.state]") == ["end", "no_webcrypto", "ended"]
 
 
+@pytest.mark.slow  # a relay starts three times
 async def test_nothing_is_lost_or_repeated_when_the_relay_is_killed_or_stops(open_tab: OpenTab, mortal: Relay, asker: Asker) -> None:
     """One that stops says so, and its word on when to come back is kept."""
     own = topic()
