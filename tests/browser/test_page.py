@@ -191,6 +191,7 @@ async def test_it_says_why_a_stream_ends(open_page: OpenPage, publisher: Asker) 
     await page.get_by_label("Topic").fill("not a topic")
     await page.get_by_role("button", name="Connect", exact=True).click()
     assert await page.get_by_label("Topic").evaluate("input => input.validationMessage")
+    await expect(page.locator("#state-text")).to_have_text("Not connected")
 
 
 async def test_it_speaks_portuguese_to_who_does(open_page: OpenPage) -> None:

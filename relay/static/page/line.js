@@ -9,10 +9,10 @@ let offline = false;
 let tellOf = () => {};
 
 globalThis.fetch = async (url, options = {}) => {
+  if (offline) throw new TypeError("offline");
   const headers = new Headers(options.headers);
   const position = headers.has("last-event-id") ? `\nLast-Event-ID: ${headers.get("last-event-id")}` : "";
   const asked = `${options.method ?? "GET"} ${String(url).replace(location.origin, "").replace(/([?&]token=)[^&]*/, "$1…")}${position}`;
-  if (offline) throw new TypeError("offline");
   tellOf(asked);
   const signal = options.signal ? AbortSignal.any([options.signal, line.signal]) : line.signal;
   const answer = await fetchOfTheBrowser(url, { ...options, signal });

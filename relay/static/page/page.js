@@ -44,6 +44,7 @@ function remembered() {
 
 function begin() {
   for (const [name, value] of Object.entries(remembered())) if (REMEMBERED.includes(name) && value) field(name).value = value;
+  remember();
   if (watch.token.value) connect();
   else disconnect();
 }
@@ -59,24 +60,31 @@ function remember() {
 // The stream
 
 function connect(cursor = "") {
-  disconnect();
+  leave();
   remember();
   const transport = forced ? "poll" : watch.transport.value;
   try {
     stream = new RelayStream({
-      url: location.origin, topics: [watch.topic.value.trim()], version: watch.version.value, token: watch.token.value.trim(),
-      k: NEWEST, cursor, transport: transport === "auto" ? undefined : transport,
-      share: false, frames: true,
+      topics: [watch.topic.value.trim()],
+      version: watch.version.value,
+      token: watch.token.value.trim(),
+      k: NEWEST,
+      cursor,
+      transport: transport === "auto" ? undefined : transport,
+      share: false, // this tab's own connection is what is looked at
+      frames: true,
     });
   } catch (error) {
+    disconnect();
     watch.topic.setCustomValidity(error.message);
     watch.topic.reportValidity();
     return;
   }
   if (!cursor) startOver();
+  const own = stream;
   stream.addEventListener("event", ({ n, name, id, ts, data }) => took({ n, name, id, ts, data }));
   stream.addEventListener("frame", ({ detail }) => came(detail.text));
-  stream.addEventListener("state", ({ detail }) => show(detail));
+  stream.addEventListener("state", ({ detail }) => own === stream && show(detail)); // not that one which was left has ended
   stream.addEventListener("gap", ({ detail }) => {
     gaps += 1;
     lost += detail.lost ?? 0;
@@ -94,9 +102,14 @@ function connect(cursor = "") {
   show(stream);
 }
 
-function disconnect() {
-  stream?.close();
+function leave() {
+  const left = stream;
   stream = null;
+  left?.close();
+}
+
+function disconnect() {
+  leave();
   show({ state: "closed", transport: "", reason: "" });
 }
 

@@ -33,7 +33,7 @@ const ENGLISH = {
     slow: "This browser was too slow", busy: "The relay is busy", unavailable: "The relay's log is away",
     no_token: "It needs a token", bad_token: "The token is not valid", token_expired: "The token has ended",
     not_subscribed: "There is no active subscription", topic_not_granted: "The token doesn't grant this topic",
-    unknown_version: "The relay doesn't have this version", no_webcrypto: "Sealed events need https or localhost",
+    only_sealed: "This topic comes sealed alone: take v2", unknown_version: "The relay doesn't have this version", no_webcrypto: "Sealed events need https or localhost",
   },
 };
 
@@ -80,7 +80,7 @@ const PORTUGUESE = {
     slow: "Este navegador foi lento demais", busy: "O relay está ocupado", unavailable: "O log do relay está fora",
     no_token: "É preciso um token", bad_token: "O token não é válido", token_expired: "O token expirou",
     not_subscribed: "Não há assinatura ativa", topic_not_granted: "O token não dá acesso a este tópico",
-    unknown_version: "O relay não tem esta versão", no_webcrypto: "Eventos selados precisam de https ou localhost",
+    only_sealed: "Este tópico só vem selado: use v2", unknown_version: "O relay não tem esta versão", no_webcrypto: "Eventos selados precisam de https ou localhost",
   },
 };
 
