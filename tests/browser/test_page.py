@@ -171,6 +171,19 @@ async def test_it_goes_by_the_transport_that_is_chosen(open_page: OpenPage, publ
     await shows(page, [7])
 
 
+async def test_it_opens_what_is_sealed_and_shows_how_it_came(open_page: OpenPage, publisher: Asker) -> None:
+    here = topic()
+    publisher.publish(here, *map(number, NUMBERS))
+    page = await open_page({"topic": here, "token": token(), "version": "v2"})
+    await shows(page, NUMBERS)
+    publisher.publish(here, number(21))
+    await shows(page, [*NUMBERS, 21])
+    await expect(page.locator("#events")).to_contain_text('"value":21')
+    frames = page.locator("#frames")
+    await expect(frames).to_contain_text("data: Fe26.2*")
+    await expect(frames).not_to_contain_text('"value":21')
+
+
 async def test_it_publishes(open_page: OpenPage, publisher: Asker) -> None:
     here = topic()
     page = await open_page({"topic": here, "token": token(publish=[]), "publisher": token(subscribe=[])})

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,7 +30,7 @@ import { createRoot } from "react-dom/client";
 import { useRelayStream, useRouletteStream } from "{recipes}/react.js";
 
 function Roulette({ game }) {
-  const { numbers, isConnected } = useRouletteStream(game, TOKEN);
+  const { numbers, isConnected } = useRouletteStream(game, TOKEN, { version: "VERSION" });
   return h("section", null, h("p", null, String(isConnected)), h("ol", null, numbers.map(({ value }, at) => h("li", { key: at }, value))));
 }
 function Refused() {
@@ -50,7 +51,8 @@ import { useRelayStream } from "{recipes}/vue.js";
 const game = ref("GAME");
 window.play = (name) => (game.value = name);
 const Roulette = defineComponent(() => {
-  const { events, isConnected } = useRelayStream(() => `rounds/ROULETTE/${game.value}`, { token: TOKEN, k: 50, names: ["update"] });
+  const options = { token: TOKEN, version: "VERSION", k: 50, names: ["update"] };
+  const { events, isConnected } = useRelayStream(() => `rounds/ROULETTE/${game.value}`, options);
   return () => h("section", [h("p", String(isConnected.value)), h("ol", events.value.map(({ data }) => h("li", data.number.value)))]);
 });
 const Refused = defineComponent(() => {
@@ -68,7 +70,7 @@ window.play = (game) => {
   document.getElementById("app").innerHTML = "<ol></ol>";
   const item = (text) => Object.assign(document.createElement("li"), { textContent: text });
   const show = (data) => document.querySelector("ol").prepend(item(data.number.value));
-  if (game) source = follow(`rounds/ROULETTE/${game}`, { token: TOKEN, version: "v1", k: 50, show });
+  if (game) source = follow(`rounds/ROULETTE/${game}`, { token: TOKEN, version: "VERSION", k: 50, show });
 };
 play("GAME");
 """
@@ -122,12 +124,12 @@ async def shows(page: Page, *numbers: int) -> None:
     await expect(page.locator("li")).to_have_text([str(number) for number in reversed(numbers)])
 
 
-@pytest.mark.parametrize("name", ["react", "vue", "native"])
+@pytest.mark.parametrize(("name", "version"), [("react", "v2"), ("vue", "v1"), ("native", "v1"), ("native", "v2")])
 async def test_a_recipe_shows_the_newest_numbers_once_and_leaves_when_it_is_told(
-    run_app: Build, relay: Relay, asker: Asker, name: str
+    run_app: Build, relay: Relay, asker: Asker, name: str, version: str
 ) -> None:
-    program = {"react": REACT, "vue": VUE, "native": NATIVE}[name]
-    one, two = f"{name}-one-{os.getpid()}", f"{name}-two-{os.getpid()}"
+    program = {"react": REACT, "vue": VUE, "native": NATIVE}[name].replace("VERSION", version)
+    one, two = secrets.token_hex(6), secrets.token_hex(6)
     asker.post("/stream/publish", spins(one, 1, 2, 3) + spins(two, 30))
     page = await run_app(program, one)
     await shows(page, 1, 2, 3)
@@ -143,6 +145,6 @@ async def test_a_recipe_shows_the_newest_numbers_once_and_leaves_when_it_is_told
     await shows(page, 30)
     asker.post("/stream/publish", spins(one, 6) + spins(two, 31))
     await shows(page, 30, 31)
-    async with page.expect_event("requestfailed", lambda request: f"{two}/v1/live" in request.url, timeout=LIMIT_MS):
+    async with page.expect_event("requestfailed", lambda request: f"{two}/{version}/live" in request.url, timeout=LIMIT_MS):
         await page.evaluate("play('')")
     await expect(page.locator("li")).to_have_count(0)
