@@ -15,9 +15,9 @@ touch "$kept"
 while :; do
     last=$(cat "$kept")
     {
-        # 22: a status of 400 or more, which is final.
-        curl -sSN --fail --keepalive-time 20 --config "$state/token" ${last:+-H "Last-Event-ID: $last"} "$url" ||
-            [ $? -ne 22 ] || touch "$state/refused"
+        # 22: a status of 400 or more. 4xx is final; 5xx comes from a proxy, while the relay is away.
+        curl -sSN --fail --keepalive-time 20 -D "$state/head" -K "$state/token" ${last:+-H "Last-Event-ID: $last"} "$url" ||
+            [ $? -ne 22 ] || ! grep -q '^HTTP/[^ ]* 4' "$state/head" || touch "$state/refused"
     } | while IFS= read -r line; do
         printf '%s\n' "$line"
         case $line in
