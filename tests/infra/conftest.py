@@ -20,6 +20,13 @@ ENV = {
 
 
 @pytest.fixture(scope="module")
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("own")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
 def relays(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[list[Relay]]:
     folder = tmp_path_factory.mktemp("relays")
     processes = [Relay(folder, valkey.url, ENV) for _ in range(2)]

@@ -37,13 +37,6 @@ def instance(valkey: Valkey) -> Iterator[Instance]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("own")).start()
-    yield server
-    server.kill()
-
-
 def numbers(answer: object) -> list[int]:
     assert isinstance(answer, dict)
     return [event["data"]["i"] for event in answer["events"]]
