@@ -174,7 +174,7 @@ def test_the_readme_links_every_recipe() -> None:
 
 def test_settings_that_the_readme_speaks_of_exist() -> None:
     known = {setting.name for setting in SETTINGS}
-    for path in (README, ROOT / ".github" / "SECURITY.md", ROOT / ".github" / "CONTRIBUTING.md"):
+    for path in (README, ROOT / "infra" / "README.md", ROOT / ".github" / "SECURITY.md", ROOT / ".github" / "CONTRIBUTING.md"):
         assert set(re.findall(r"\bRELAY_[A-Z0-9_]+", path.read_text())) <= known, path
 
 
