@@ -18,7 +18,7 @@ from relay.cursor import Place
 from relay.edge import Edge
 from relay.entitlement import entitlement_of
 from relay.errors import SettingsError
-from relay.guard import Permit, guard_of
+from relay.guard import Permit, guard_of, key_set_of
 from relay.log import Log
 from relay.openapi import openapi_config
 from relay.rates import Rates
@@ -43,8 +43,9 @@ def create_app() -> Edge:
         raise SettingsError(["RELAY_VALKEY_URL is not set: the polling function reads the relay's log"])
     log = Log(settings.valkey_url, settings.shards, retention_of(settings))
     records = Records(log, settings.jwt_max_seconds)
+    key_set = key_set_of(settings)
     entitlement = entitlement_of(settings, records)
-    guard = guard_of(settings, records.denials_for, entitlement.at_first, records.find_ticket)
+    guard = guard_of(settings, records.denials_for, entitlement.at_first, records.find_ticket, key_set)
     rates = Rates(log, 0, settings.requests_per_second)
     versions = versions_of(settings)
     admission = Admission(settings.max_streams, settings.max_streams_per_sub)
@@ -65,6 +66,8 @@ def create_app() -> Edge:
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         yield
         await entitlement.close()
+        if key_set:
+            await key_set.close()
         await log.close()
 
     app = Litestar(

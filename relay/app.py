@@ -32,7 +32,7 @@ from relay.endpoints.ticket import ticket_handlers
 from relay.entitlement import entitlement_of
 from relay.errors import Problem
 from relay.follow import Pace, Streams, refuse, spread
-from relay.guard import Permit, guard_of
+from relay.guard import Permit, guard_of, key_set_of
 from relay.hub import Hub
 from relay.log import Log
 from relay.logs import set_up_logs
@@ -67,6 +67,7 @@ class Relay:
         pace = Pace(settings.heartbeat_seconds, settings.heartbeat_max_seconds, settings.stream_max_seconds, settings.send_seconds)
         self.refusals = Refusals(lambda code: self.metrics.refused.labels(code).inc())
         self.records = Records(self.log, settings.jwt_max_seconds)
+        self.key_set = key_set_of(settings)
         self.entitlement = entitlement_of(settings, self.records)
         self.standing = Standing(self.log, self.records, self.entitlement.again, settings.subscription_recheck_seconds)
         self.streams = Streams(self.log, self.hub, pace, self.metrics, self.refusals.refused, self.standing)
@@ -78,7 +79,7 @@ class Relay:
         # A log of its own: its keys live longer, and it finds out for itself whether Valkey is away.
         self.job_log = Log(settings.valkey_url, settings.shards, job_retention(settings))
         self.job = self._job(settings.sources) if settings.sources else None
-        self.guard = guard_of(settings, self.standing.denials, self.entitlement.at_first, self.records.find_ticket)
+        self.guard = guard_of(settings, self.standing.denials, self.entitlement.at_first, self.records.find_ticket, self.key_set)
         self.rates = Rates(self.log, settings.publish_per_second, settings.requests_per_second)
         self._waits: set[asyncio.Event] = set()  # of the polls that wait
         self._tasks: list[asyncio.Task[None]] = []
@@ -178,6 +179,8 @@ class Relay:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self.entitlement.close()
+            if self.key_set:
+                await self.key_set.close()
             await self.log.close()
 
     def _start(self, *jobs: Coroutine[Any, Any, None]) -> None:

@@ -3,6 +3,10 @@
 The time it may take is the caller's to limit, since it may be shared with other waits.
 """
 
+import ssl
+from functools import cache
+
+import certifi
 import httpx
 
 # Not compressed: a few bytes could unfold to any number.
@@ -11,6 +15,14 @@ HEADERS = {"accept": "application/json", "accept-encoding": "identity"}
 
 class FetchError(Exception):
     """Why there is no document. Names no URL, which may hold a password."""
+
+
+@cache
+def tls() -> ssl.SSLContext:
+    """Trusts what browsers do, and what the system, or SSL_CERT_FILE, says beside. The first time it takes some 50 ms."""
+    context = ssl.create_default_context(cafile=certifi.where())
+    context.load_default_certs()
+    return context
 
 
 async def fetch(client: httpx.AsyncClient, url: httpx.URL, most_bytes: int) -> bytes:

@@ -11,17 +11,20 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from relay.auth import LEEWAY_S, NOBODY, Grants, Identity, Verifier
+from relay.auth import LEEWAY_S, NOBODY, Grants, Identity, Verifier, key_id
 from relay.denial import Denials
 from relay.entitlement import Check, claimed
 from relay.errors import Forbidden, NotSubscribed, Unauthorized
 from relay.query import one, parse_fields
 from relay.settings import Settings
 from relay.topic import Patterns
+
+if TYPE_CHECKING:
+    from relay.jwks import KeySet
 
 # `__Host-` cookies can only have been set by this host, over TLS (RFC 6265bis, section 4.1.3.2).
 COOKIES = ("__Host-relay_token", "relay_token")
@@ -80,6 +83,7 @@ class Guard:
         denials: Callable[[Identity, Sequence[str]], Awaitable[Denials]] = nothing_denied,
         subscription: Check | None = claimed,
         ticket: Callable[[str], Awaitable[Identity]] = no_ticket,
+        key_set: "KeySet | None" = None,
         query_token: str = "jwt",
         public: Patterns = Patterns(),
         origins: Iterable[str] = (),
@@ -89,6 +93,7 @@ class Guard:
         self.public = public
         self._denials = denials
         self._ticket = ticket
+        self._key_set, self._version = key_set, 0
         self._query_token = query_token
         self._subscription = subscription
         self._origins = frozenset(origins)
@@ -149,20 +154,26 @@ class Guard:
         elif in_query and self._query_token == "ticket":
             raise Unauthorized("this relay takes no JWT in the query, but a ticket: POST /stream/ticket", code="bad_token")
         else:
-            identity = self._verify(token, now)
+            identity = await self._verify(token, now)
         denials = await self._denials(identity, topics)
         denials.check_token(identity)
         return identity, denials
 
-    def _verify(self, token: str, now_s: float) -> Identity:
+    async def _verify(self, token: str, now_s: float) -> Identity:
         """A token that held a moment ago still does until it ends; to check it anew costs as much as an append.
 
         Remembered by its hash, so that no token lies about in memory.
         """
+        if self._key_set:
+            self._key_set.refresh()
+            if self._version != self._key_set.version:
+                self._verified.clear()
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         identity = self._verified.get(digest)
         if identity is None or identity.expires_s is None or identity.expires_s + LEEWAY_S <= now_s:
-            identity = self.verifier.verify(token, now_s)
+            keys = await self._key_set.find(key_id(token)) if self._key_set else ()
+            identity = self.verifier.verify(token, now_s, keys)
+            self._version = self._key_set.version if self._key_set else 0
             if len(self._verified) >= VERIFIED_MAX:
                 del self._verified[next(iter(self._verified))]
             self._verified[digest] = identity
@@ -251,17 +262,27 @@ class Guard:
             return False
 
 
+def key_set_of(settings: Settings) -> "KeySet | None":
+    if not settings.jwt_jwks_url:
+        return None
+    from relay.jwks import KeySet  # brings an HTTP client, which a function's cold start is spared otherwise
+
+    return KeySet(settings.jwt_jwks_url)
+
+
 def guard_of(
     settings: Settings,
     denials: Callable[[Identity, Sequence[str]], Awaitable[Denials]],
     subscription: Check | None,
     ticket: Callable[[str], Awaitable[Identity]],
+    key_set: "KeySet | None",
 ) -> Guard:
     return Guard(
         settings.verifier(),
         denials=denials,
         subscription=subscription,
         ticket=ticket,
+        key_set=key_set,
         query_token=settings.query_token,
         public=settings.public_topics,
         origins=settings.allowed_origins,

@@ -13,7 +13,7 @@ import msgspec
 
 from relay.auth import Subscription
 from relay.errors import Unavailable
-from relay.fetch import FetchError, fetch
+from relay.fetch import FetchError, fetch, tls
 
 ANSWER_S = 2.0  # with the time that it takes to be asked
 ANSWER_BYTES_MAX = 64 << 10
@@ -58,7 +58,7 @@ class Service:
     async def _ask(self, sub: str) -> Subscription:
         asked_s = time.monotonic()
         self._active.pop(sub, None)
-        self._client = self._client or httpx.AsyncClient(trust_env=False)
+        self._client = self._client or httpx.AsyncClient(trust_env=False, verify=tls())
         try:
             async with asyncio.timeout(ANSWER_S), self._places:
                 body = await fetch(self._client, self.url.copy_merge_params({"sub": sub}), ANSWER_BYTES_MAX)

@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True):
     data_dir: Path
     jwt_secret: tuple[Key, ...]
     jwt_public_key_file: tuple[Key, ...]
+    jwt_jwks_url: str
     jwt_issuer: str
     jwt_audience: str
     jwt_max_seconds: int
@@ -196,6 +197,12 @@ def web_address(value: str) -> str:
     return value
 
 
+def tls_address(value: str) -> str:
+    if value and not value.startswith("https://"):
+        raise ValueError("is no address with TLS: whoever is on the way could put keys of his own into it; write https://…")
+    return web_address(value)
+
+
 def networks(value: str) -> tuple[str, ...]:
     found = tuple(part.strip() for part in value.split(",") if part.strip())
     for part in found:
@@ -219,6 +226,7 @@ SETTINGS = [
         "",
         "PEM file of an RSA (RS256), P-256 (ES256) or Ed25519 (EdDSA) public key",
     ),
+    Setting("RELAY_JWT_JWKS_URL", tls_address, "", "where an issuer publishes its public keys (JWKS): `https://…`"),
     Setting("RELAY_JWT_ISSUER", text, "", "what `iss` must be, if set"),
     Setting("RELAY_JWT_AUDIENCE", text, "", "what `aud` must hold, if set"),
     Setting("RELAY_JWT_MAX_SECONDS", whole(60, 10 * 365 * DAY_S), str(30 * DAY_S), "how far ahead `exp` may be"),
@@ -393,9 +401,10 @@ def cautions(settings: Settings) -> list[str]:
 
 
 def key_mistakes(values: Mapping[str, Any]) -> list[str]:
-    keys = [name for name in ("jwt_secret", "jwt_public_key_file") if values[name]]
+    keys = [name for name in ("jwt_secret", "jwt_public_key_file", "jwt_jwks_url") if values[name]]
     if len(keys) > 1:
-        return ["RELAY_JWT_SECRET and RELAY_JWT_PUBLIC_KEY_FILE are both set: tokens have one kind of key, so unset one"]
+        given = " and ".join(f"RELAY_{name.upper()}" for name in keys)
+        return [f"{given} are set: tokens have one kind of key, so leave one"]
     if not keys:
         return [f"RELAY_JWT_SECRET is not set: tokens need a key; {SECRET_HELP}"]
     return []

@@ -184,8 +184,8 @@ def test_a_public_key_takes_the_place_of_a_secret(tmp_path: Path) -> None:
     settings = read_settings({"RELAY_JWT_PUBLIC_KEY_FILE": str(path)})
     assert [key.algorithm for key in settings.verifier().keys] == ["EdDSA"]
     (line,) = mistakes({"RELAY_JWT_PUBLIC_KEY_FILE": str(path), "RELAY_JWT_SECRET": SECRET})
-    assert "both set" in line
-    assert "unset one" in line
+    assert "are set" in line
+    assert "leave one" in line
 
 
 def test_the_verifier_has_what_the_settings_say() -> None:

@@ -10,16 +10,14 @@ import asyncio
 import ipaddress
 import re
 import socket
-import ssl
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache
 
-import certifi
 import httpx
 
 import relay
+from relay.fetch import tls
 from relay.updates.feed import ANSWER_BYTES_MAX, FeedError
 from relay.updates.sources import Source
 
@@ -30,14 +28,6 @@ REDIRECTS_MAX = 3
 RETRY_AFTER_MAX_S = 3600.0
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in its last four bytes
 GZIP = 16 + zlib.MAX_WBITS
-
-
-@cache
-def tls() -> ssl.SSLContext:
-    """Trusts what browsers do, and what the system, or SSL_CERT_FILE, says beside."""
-    context = ssl.create_default_context(cafile=certifi.where())
-    context.load_default_certs()
-    return context
 
 
 @asynccontextmanager
