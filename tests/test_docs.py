@@ -20,7 +20,7 @@ from relay.cli import build_parser
 from relay.metrics import Metrics
 from relay.openapi import PROBLEMS
 from relay.settings import SETTINGS, read_settings
-from relay.updates.sources import KEYS, KINDS
+from relay.updates.sources import KEYS, KINDS, read_sources
 from tests.servers import SECRET, Relay, Valkey
 
 ROOT = Path(__file__).parent.parent
@@ -68,7 +68,8 @@ def settings() -> Iterator[tuple[str, ...]]:
 def sources() -> Iterator[tuple[str, ...]]:
     for key in KEYS:
         kinds = "all" if key.kinds == KINDS else ", ".join(key.kinds)
-        yield f"`{key.name}`", kinds + (", needed" if key.needed == key.kinds else ""), key.help
+        needed = "; needed" if key.needed == key.kinds else f"; needed of {', '.join(key.needed)}" if key.needed else ""
+        yield f"`{key.name}`", kinds + needed, key.help
 
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, str]:
@@ -170,6 +171,13 @@ def test_the_readme_links_every_recipe() -> None:
     assert sorted(re.findall(r"\]\((infra/recipes/\S+)\)", README.read_text())) == sorted(
         path.relative_to(ROOT).as_posix() for path in (ROOT / "infra/recipes").iterdir()
     )
+
+
+def test_the_sources_of_the_readme_are_sources(tmp_path: Path) -> None:
+    for example in fenced("toml"):
+        (tmp_path / "sources.toml").write_text(example)
+        variables = dict.fromkeys(re.findall(r"\$\{(\w+)\}", example), "x")
+        assert len(read_sources(tmp_path / "sources.toml", 5000, variables)) == 1
 
 
 def test_settings_that_the_readme_speaks_of_exist() -> None:

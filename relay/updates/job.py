@@ -24,10 +24,13 @@ from relay.lease import Fence, Lease, lead, new_holder
 from relay.log import Log, NewEvent
 from relay.metrics import Metrics
 from relay.settings import Settings, retention_of
+from relay.updates.database import open_database
 from relay.updates.feed import SEEN_MAX, Batch, FeedError, Look, Open
+from relay.updates.function import open_function
 from relay.updates.item import BadItem, scalar
 from relay.updates.memory import Memory, Progress
-from relay.updates.sources import HTTP, Source, read_sources
+from relay.updates.sources import HTTP, PYTHON, SQL, SSE, Source, read_sources
+from relay.updates.stream import open_stream
 from relay.updates.web import open_web
 
 GRACE_S = 86400.0  # what a snapshot shows no longer is remembered for so long
@@ -43,7 +46,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("relay")
 
-OPEN: dict[str, Open] = {HTTP: open_web}
+OPEN: dict[str, Open] = {HTTP: open_web, SQL: open_database, SSE: open_stream, PYTHON: open_function}
 
 
 class Job:

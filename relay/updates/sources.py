@@ -19,6 +19,8 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from inspect import isasyncgenfunction
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,12 +40,12 @@ OWN_HEADERS = frozenset(
 )
 INTERVAL_MS = (50, 86_400_000)
 SOURCES_MAX = 1000
-HTTP = "http"
-KINDS = (HTTP,)
+HTTP, SQL, SSE, PYTHON = "http", "sql", "sse", "python"
+KINDS = (HTTP, SQL, SSE, PYTHON)
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """One upstream."""
+    """One upstream. The fields after `interval_max_ms` are of some kinds only."""
 
     name: str
     kind: str
@@ -58,16 +60,21 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     items: Pointer = Pointer("", ())
     format: str = "json"
     newest_first: bool = False
+    query: str = ""
+    after: str = ""
+    start: Any = None
+    call: str = ""
+    options: bytes = b"{}"  # JSON, so that sources can be compared
+
+    @property
+    def endless(self) -> bool:
+        """Whether one look may go on for ever: it shows each item once."""
+        return self.kind in (SSE, PYTHON)
 
     @property
     def snapshot(self) -> bool:
         """Whether each look shows all that there is."""
-        return self.kind == HTTP
-
-    @property
-    def endless(self) -> bool:
-        """Whether one look may go on for ever, and shows each item once."""
-        return not self.snapshot
+        return self.kind == HTTP or (self.kind == SQL and not self.after)
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -161,6 +168,22 @@ def web_url(value: Any, environ: Mapping[str, str]) -> str:
     return url
 
 
+def database_url(value: Any, environ: Mapping[str, str]) -> str:
+    url = expanded(value, environ)
+    try:
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import ArgumentError
+    except ImportError as error:
+        raise ValueError("needs SQLAlchemy: pip install 'edge-relay[sql]', and the database's driver") from error
+    try:
+        create_engine(url).dispose()
+    except ArgumentError as error:
+        raise ValueError("is not a URL of the form postgresql+psycopg://user:${PASSWORD}@host/database") from error
+    except ImportError as error:
+        raise ValueError(f"needs the database's driver: {error}") from error
+    return url
+
+
 def headers(value: Any, environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
         raise ValueError('is not a table: headers = { Authorization = "Bearer ${NAME}" }')
@@ -175,24 +198,55 @@ def headers(value: Any, environ: Mapping[str, str]) -> tuple[tuple[str, str], ..
     return tuple(found)
 
 
+def start(value: Any, environ: Mapping[str, str]) -> Any:
+    if isinstance(value, list | dict):
+        raise ValueError("is not one value")
+    return value
+
+
+def reference(value: Any, environ: Mapping[str, str]) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+        raise ValueError("is not of the form package.module:function")
+    module, _, name = value.partition(":")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"can't be imported: {error}") from error
+    if not isasyncgenfunction(found):
+        raise ValueError("is not an async generator function: async def … yield Update(…)")
+    return value
+
+
+def options(value: Any, environ: Mapping[str, str]) -> bytes:
+    if not isinstance(value, dict):
+        raise ValueError("is not a table")
+    return msgspec.json.encode(value)
+
+
 KEYS = [
     Key("name", KINDS, source_name, "what it is called; what was seen is remembered under this name", KINDS),
-    Key("kind", KINDS, one_of(*KINDS), "`http`", KINDS),
+    Key("kind", KINDS, one_of(*KINDS), "`http`, `sql`, `sse` or `python`", KINDS),
     Key("topic", KINDS, topic, "the events' topic, with JSON Pointers into the item in braces", KINDS),
-    Key("event", KINDS, event, f"the events' name, likewise; `{DEFAULT_NAME}` unless given"),
-    Key("key", KINDS, pointer, "pointer to what an item is", (HTTP,)),
+    Key("event", KINDS, event, f"the events' name, likewise; `{DEFAULT_NAME}` unless given, of `sse` the name there"),
+    Key("key", KINDS, pointer, "pointer to what an item is; of `sse` its id unless given", (HTTP, SQL, PYTHON)),
     Key("version", KINDS, pointer, "pointer to which revision of it this is; without it an item is an event only once"),
-    Key("data", KINDS, pointer, "pointer to the event's data; the whole item unless given"),
+    Key("data", KINDS, pointer, "pointer to the event's data; the whole item unless given, of `sse` `/data`"),
     Key("interval_ms", KINDS, milliseconds(*INTERVAL_MS), "from one look to the next; `POLL_INTERVAL` unless given"),
     Key("interval_min_ms", KINDS, milliseconds(*INTERVAL_MS), "it may shrink to so much while there is something new"),
     Key("interval_max_ms", KINDS, milliseconds(*INTERVAL_MS), "it may grow to so much while there is nothing"),
-    Key("timeout_ms", KINDS, milliseconds(100, 600_000), "longest for a look; 30000 unless given"),
-    Key("url", (HTTP,), web_url, "where it is, with `${NAME}` from the environment", (HTTP,)),
-    Key("headers", (HTTP,), headers, 'sent with each request: `{ Authorization = "Bearer ${NAME}" }`'),
-    Key("private", (HTTP,), flag, "whether it may be at an address of a private network"),
+    Key("timeout_ms", KINDS, milliseconds(100, 600_000), "longest for a look, of `sse` for silence; 30000, of `sse` 60000"),
+    Key("url", (HTTP, SSE), web_url, "where it is, with `${NAME}` from the environment", (HTTP, SSE)),
+    Key("url", (SQL,), database_url, "SQLAlchemy's URL of the database, with `${NAME}` from the environment", (SQL,)),
+    Key("headers", (HTTP, SSE), headers, 'sent with each request: `{ Authorization = "Bearer ${NAME}" }`'),
+    Key("private", (HTTP, SSE), flag, "whether it may be at an address of a private network"),
     Key("format", (HTTP,), one_of("json", "ndjson"), "`json`, or `ndjson`: an item a line"),
     Key("items", (HTTP,), pointer, "pointer to the array of items; the whole answer unless given"),
     Key("newest_first", (HTTP,), flag, "whether the newest item comes first; where versions are numbers, those give the order"),
+    Key("query", (SQL,), text, "the query; each row is an item, an object by the columns' names", (SQL,)),
+    Key("after", (SQL,), text, "the column whose last value the next query gets as `:after`"),
+    Key("start", (SQL,), start, "the first `:after`"),
+    Key("call", (PYTHON,), reference, "`package.module:function`, an async iterator of items", (PYTHON,)),
+    Key("options", (PYTHON,), options, "a table that the function gets"),
 ]
 
 
@@ -269,21 +323,27 @@ def conflicts(values: dict[str, Any], sources: list[Source]) -> Iterator[tuple[s
         yield "interval_min_ms", "is above interval_max_ms"
     if values.get("format") == "ndjson" and "items" in values:
         yield "items", "is for json: of ndjson each line is an item"
+    if values["kind"] == SQL and ("after" in values) != (re.search(r"(?<![:\w]):after\b", values["query"]) is not None):
+        yield "after", "and :after in the query need each other"
+    if ("start" in values) != ("after" in values):
+        yield "start", "is the first :after, so start and after need each other"
 
 
 def source_of(values: dict[str, Any], interval_ms: int) -> Source:
+    kind = values["kind"]
+    sse = kind == SSE
     shape = Shape(
         values["name"],
         values.pop("topic"),
-        values.pop("event", parse_template(DEFAULT_NAME)),
-        values.pop("key"),
+        values.pop("event", parse_template("{/event}" if sse else DEFAULT_NAME)),
+        values.pop("key", parse_pointer("/id")),
         values.pop("version", None),
-        values.pop("data", parse_pointer("")),
+        values.pop("data", parse_pointer("/data" if sse else "")),
     )
     interval = values.pop("interval_ms", interval_ms)
     least = min(interval, values.pop("interval_min_ms", interval))
     most = max(interval, values.pop("interval_max_ms", interval))
-    timeout_ms = values.pop("timeout_ms", 30_000)
+    timeout_ms = values.pop("timeout_ms", 60_000 if sse else 30_000)
     return Source(shape=shape, interval_ms=interval, interval_min_ms=least, interval_max_ms=most, timeout_ms=timeout_ms, **values)
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.servers import Valkey, topic, wait_for
+from tests.servers import Valkey, token, topic, wait_for
 from tests.updates.jobs import NOBODY, SECRET, JobProcess, data, entries, leader, status, toml
 from tests.updates.upstreams import Upstream, upstream
 
@@ -55,7 +56,15 @@ def job(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Jo
         tmp_path_factory.mktemp("job"),
         valkey.url,
         NOBODY,
-        {"SECRET": SECRET, "HTTP_PROXY": proxy, "http_proxy": proxy, "ALL_PROXY": proxy, "RELAY_LEASE_SECONDS": "10"},
+        {
+            "SECRET": SECRET,
+            "TOKEN": token(),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "HTTP_PROXY": proxy,
+            "http_proxy": proxy,
+            "ALL_PROXY": proxy,
+            "RELAY_LEASE_SECONDS": "10",
+        },
     ).start()
     wait_for("it has started", lambda: "1 sources" in process.log())
     yield process

@@ -1,5 +1,6 @@
 """The sources' file: each mistake is named with its line and key, and none hides another."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,39 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "a header with a line break": ('key = "/id"', 'key = "/id"\nheaders = { A = "b\\nc" }', "not visible ASCII"),
     "items of NDJSON": ('key = "/id"', 'key = "/id"\nformat = "ndjson"\nitems = "/a"', "items is for json"),
 }  # fmt: skip
+
+
+SQL = '[[source]]\nname = "a"\nkind = "sql"\nurl = "sqlite:///a.db"\nkey = "/id"\ntopic = "a/b/c"\nquery = "SELECT 1 AS id"\n'
+PYTHON = '[[source]]\nname = "a"\nkind = "python"\ncall = "tests.updates.test_function:counting"\nkey = "/id"\ntopic = "a/b/c"\n'
+SSE = '[[source]]\nname = "a"\nkind = "sse"\nurl = "https://a.example/"\ntopic = "a/b/c"\n'
+OTHERS: dict[str, tuple[str, str, str, str]] = {
+    "no query": (SQL, 'query = "SELECT 1 AS id"', "", "query is missing"),
+    "a URL that is no database's": (SQL, "sqlite:///a.db", "a.db", "line 4: source 1 (a): url is not a URL of the form postgresql"),
+    "an unknown database": (SQL, "sqlite:///a.db", "access://a", "url is not a URL of the form"),
+    "a database without its driver": (SQL, "sqlite:///a.db", "oracle+oracledb://a", "url needs the database's driver"),
+    "after that the query doesn't have": (SQL, 'query =', 'after = "id"\nstart = 0\nquery =', "after and :after in the query need"),
+    "a query with an after that is none": (SQL, "SELECT 1 AS id", "SELECT 1 AS id WHERE 1 > :after", "after and :after in the query"),
+    "after without a start": (SQL, "SELECT 1 AS id\"", "SELECT 1 AS id WHERE 1 > :after\"\nafter = \"id\"", "start is the first :after"),
+    "private of a database": (SQL, "query =", "private = true\nquery =", "private is no key of a source of the kind sql"),
+    "a call that is none": (PYTHON, "tests.updates.test_function:counting", "tests", "call is not of the form"),
+    "a module that isn't there": (PYTHON, "tests.updates.test_function", "tests.nowhere", "call can't be imported"),
+    "a function that isn't there": (PYTHON, ":counting", ":nothing", "call can't be imported"),
+    "a function that is no iterator": (PYTHON, ":counting", ":test_what_is_no_update_is_told", "call is not an async generator"),
+    "items of a stream": (SSE, 'name = "a"', 'items = "/a"\nname = "a"', "items is no key of a source of the kind sse"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line", "instead", "told"), OTHERS.values(), ids=OTHERS)
+def test_a_mistake_in_a_source_of_another_kind_is_named_too(tmp_path: Path, text: str, line: str, instead: str, told: str) -> None:
+    assert read(tmp_path, text)
+    (mistake,) = mistakes(tmp_path, text.replace(line, instead))
+    assert told in mistake
+
+
+def test_without_its_extra_a_database_is_refused_with_the_command_that_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    (mistake,) = mistakes(tmp_path, SQL)
+    assert "pip install 'edge-relay[sql]'" in mistake
 
 
 @pytest.mark.parametrize(("line", "instead", "told"), MISTAKES.values(), ids=MISTAKES)
