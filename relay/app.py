@@ -210,9 +210,8 @@ class Relay:
         """The server was asked to stop, and waits for its clients: streams and polls are ended, spread over the time there is."""
         statistics, within_s = self.hub.statistics(), self.settings.drain_seconds
         logger.info("stopping: %d streams end within %g s", statistics.readers, within_s)
-        if self.job:
-            await self.job.stop()
-        await asyncio.gather(self.streams.drain(within_s), self._end_waits(within_s))
+        ends = [self.streams.drain(within_s), self._end_waits(within_s)]
+        await asyncio.gather(*ends, *([self.job.stop()] if self.job else []))
         await asyncio.sleep(LAST_WORDS_S)
         hang_up(self.settings.port)
 

@@ -87,10 +87,7 @@ async def lead(lease: Lease, work: Callable[[Fence], Coroutine[Any, Any, None]])
     itself, the lease is left, and taken again in its turn. Raises what the work raises, but for Fenced: that is a loss too."""
     while True:
         asked_s = time.monotonic()
-        try:
-            fence = await lease.take()
-        except LogUnavailable:  # whoever follows the log tells of that
-            fence = None
+        fence = await take(lease)
         if fence:
             working = asyncio.create_task(work(fence))
             try:
@@ -104,6 +101,21 @@ async def lead(lease: Lease, work: Callable[[Fence], Coroutine[Any, Any, None]])
                 with suppress(Fenced):
                     working.result()
         await asyncio.sleep(lease.life_s / TRIES * random.uniform(0.8, 1))
+
+
+async def take(lease: Lease) -> Fence | None:
+    """The fence, if the lease can be had. If this is cancelled, the lease isn't had: not even where the answer was on its way."""
+    taking = asyncio.ensure_future(lease.take())
+    try:
+        return await asyncio.shield(taking)
+    except LogUnavailable:  # whoever follows the log tells of that
+        return None
+    except asyncio.CancelledError:
+        with suppress(LogUnavailable):
+            fence = await taking
+            if fence:
+                await lease.leave(fence)
+        raise
 
 
 async def keep(lease: Lease, fence: Fence, asked_s: float, working: "asyncio.Task[None]") -> None:

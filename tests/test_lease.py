@@ -220,6 +220,15 @@ async def test_a_leader_that_is_cut_off_ends_before_another_begins(log: Log, val
                 assert await log.append_fenced([NewEvent(topic(), "update", b"1")], other.fences[0])
 
 
+async def test_whoever_is_stopped_at_any_step_leaves_no_lease_behind(log: Log, valkey: Valkey, name: str) -> None:
+    for steps in range(40):
+        worker = Worker(lease_of(log, name, 60))
+        async with worker:
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        assert valkey.ask("EXISTS", lease_key(name)) == 0, steps
+
+
 async def test_work_that_fails_is_no_secret(log: Log, name: str) -> None:
     async def fail(fence: Fence) -> None:
         raise ZeroDivisionError

@@ -57,10 +57,13 @@ class Job:
         self._log, self._metrics, self._max_event_bytes = log, metrics, max_event_bytes
         self._holder = new_holder()
         self._watches: dict[Source, tuple[Watch, asyncio.Task[None]]] = {}
+        self._stopped = False
 
     def load(self) -> None:
         """Begins with what the file says, at first or once more. A source that is as before isn't touched, and a changed one goes on
         from its place; a file with mistakes changes nothing."""
+        if self._stopped:
+            return
         try:
             wanted = read_sources(self._path, self._interval_ms)
         except SettingsError as error:
@@ -83,7 +86,8 @@ class Job:
             self._metrics.source_state(watch.source.name, leads=watch.leads, lag_s=watch.lag_s())
 
     async def stop(self) -> None:
-        """Leaves all leases, so that others go on at once."""
+        """For good. Leaves all leases, so that others go on at once."""
+        self._stopped = True
         tasks = [task for _, task in self._watches.values()]
         self._watches.clear()
         for task in tasks:
