@@ -26,7 +26,7 @@ CONNECT_S = 5.0
 ADDRESSES_MAX = 4  # of a host that are tried
 REDIRECTS_MAX = 3
 RETRY_AFTER_MAX_S = 3600.0
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in its last four bytes
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the way to an IPv4 address from a network without any
 GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -99,16 +99,16 @@ async def allowed_addresses(name: str, port: int, *, private: bool) -> list[str]
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is one of the internet's, and so is every other that it may stand for."""
+    """Whether an address is one of the internet's, and so is every other that it stands for."""
     address = ipaddress.ip_address(text)
-    meant: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [address]
     if isinstance(address, ipaddress.IPv6Address):
-        meant += [inner for inner in (address.ipv4_mapped, address.sixtofour, *(address.teredo or ())) if inner]
-        if address.ipv4_mapped:
-            meant.remove(address)  # it is nothing but the other
-        if address in NAT64:
-            meant.append(ipaddress.IPv4Address(address.packed[-4:]))
-    return all(one.is_global and not one.is_multicast and not one.is_reserved for one in meant)
+        # What is nothing but another way to write an IPv4 address, or the way to one.
+        inner = ipaddress.IPv4Address(address.packed[-4:]) if address in NAT64 else address.ipv4_mapped
+        if inner:
+            return is_public(str(inner))
+        if address.is_site_local or (address.sixtofour and not is_public(str(address.sixtofour))):
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def redirected(url: httpx.URL, location: str) -> httpx.URL:
