@@ -1,30 +1,35 @@
-"""`relay demo`: the whole relay with nothing to configure, and made-up roulette numbers to look at."""
+"""`relay demo`: the whole relay with nothing to configure: from a made-up provider by the update job into the log, and to readers."""
 
 import argparse
-import asyncio
-import random
 import secrets
 import socket
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from os import environ
+from pathlib import Path
 from shlex import quote
 from shutil import which
 
-from relay.errors import LogUnavailable
 from relay.logs import set_up_logs
-from relay.publishing import Publisher
+from relay.roulette import SPIN_S, TABLE, made_up_provider
 from relay.server import serve
 from relay.settings import Settings, read_settings
 from relay.terminal import make_token
 
-TOPIC = "rounds/ROULETTE/123"
-SPIN_S = 2.0
+TOPIC = f"rounds/ROULETTE/{TABLE}"
 DAY_S = 86400
-RED = frozenset({1, 3, 5, 7, 9, 12, 14, 16, 18, 19, 21, 23, 25, 27, 30, 32, 34, 36})
+SOURCE = """\
+[[source]]
+name = "made-up-roulette"
+kind = "http"
+url = "{url}"
+private = true
+items = "/spins"
+key = "/id"
+topic = "rounds/ROULETTE/{{/table}}"
+data = "/update"
+interval_ms = 500
+"""
 
 
 def demo() -> None:
@@ -37,12 +42,15 @@ def demo() -> None:
     environ.setdefault("RELAY_DEMO_PAGE", "1")
     if not environ.get("RELAY_PORT") and not environ.get("PORT"):
         environ["RELAY_PORT"] = str(free_port(8080))
-    with tempfile.TemporaryDirectory(prefix="edge-relay-demo-") as directory:
+    with tempfile.TemporaryDirectory(prefix="edge-relay-demo-") as directory, made_up_provider() as provider:
+        sources = Path(directory) / "sources.toml"
+        sources.write_text(SOURCE.format(url=provider))
+        environ["RELAY_SOURCES"] = str(sources)
         environ["RELAY_DATA_DIR"] = directory
         settings = read_settings()
         set_up_logs(settings.log_format)
-        print(introduction(settings), flush=True)
-        serve(settings, alongside=made_up_roulette)
+        print(introduction(settings, provider), flush=True)
+        serve(settings)
 
 
 def free_port(wanted: int) -> int:
@@ -55,12 +63,13 @@ def free_port(wanted: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def introduction(settings: Settings) -> str:
+def introduction(settings: Settings, provider: str) -> str:
     reader = token(settings, sub="demo-reader", subscribe=["**"])
     publisher = token(settings, sub="demo-publisher", publish=["**"])
     url = f"http://127.0.0.1:{settings.port}"
     return f"""Edge Relay demo: made-up roulette numbers on {TOPIC}, one each {SPIN_S:g} s. Open this in a browser:
   {url}/#token={reader}&publisher={publisher}
+Its upstream, which the update job watches as {settings.sources} says, is a made-up provider: {provider}
 
 A subscriber's token, good for a day:
   TOKEN={reader}
@@ -90,31 +99,3 @@ def command() -> str:
 def token(settings: Settings, *, sub: str, subscribe: list[str] | None = None, publish: list[str] | None = None) -> str:
     options = argparse.Namespace(sub=sub, subscribe=subscribe or [], publish=publish or [], admin=[], inactive=False, ttl=DAY_S)
     return make_token(options, settings)
-
-
-@contextmanager
-def made_up_roulette() -> Iterator[None]:
-    """Publishes a number now and then, from a thread of the launcher."""
-    ended = threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(spin(ended)), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(SPIN_S)
-
-
-async def spin(ended: threading.Event) -> None:
-    async with Publisher() as publisher:
-        while not ended.is_set():
-            try:
-                await publisher.publish(TOPIC, spun(random.randrange(37)))
-            except LogUnavailable:
-                pass  # a made-up number more or less
-            await asyncio.to_thread(ended.wait, SPIN_S)
-
-
-def spun(number: int) -> dict[str, object]:
-    color = "green" if not number else "red" if number in RED else "black"
-    return {"update_type": "new_number", "number": {"value": number, "color": color}}

@@ -11,8 +11,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from granian.constants import HTTPModes, Interfaces, Loops
@@ -38,8 +38,8 @@ KILL_MARGIN_S = 5
 logger = logging.getLogger("relay")
 
 
-def serve(settings: Settings, alongside: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
-    """Until a signal ends it. Raises SettingsError if it can't start. `alongside` is entered once the log is there."""
+def serve(settings: Settings) -> None:
+    """Until a signal ends it. Raises SettingsError if it can't start."""
     check_port_is_free(settings.host, settings.port)
     if settings.sources:
         read_sources(settings.sources, settings.poll_interval)
@@ -51,7 +51,6 @@ def serve(settings: Settings, alongside: Callable[[], AbstractContextManager[Non
             os.environ["RELAY_VALKEY_URL"] = stack.enter_context(run_valkey(settings.data_dir))
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(stack.enter_context(metrics_directory()))
         asyncio.run(check_log(settings))
-        stack.enter_context(alongside())
         logger.info("Edge Relay %s listens on http://%s:%d", relay.__version__, settings.host, settings.port)
         launcher = server(settings)
         threading.Thread(target=pass_hangups_on, args=(launcher,), daemon=True).start()

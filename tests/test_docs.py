@@ -141,7 +141,7 @@ def fenced(language: str) -> list[str]:
 
 def test_the_curl_lines_are_those_which_the_demo_prints() -> None:
     settings = read_settings({"RELAY_JWT_SECRET": SECRET})
-    printed = re.sub(r"Bearer ey[^\"]+", "Bearer $PUBLISHER", demo.introduction(settings))
+    printed = re.sub(r"Bearer ey[^\"]+", "Bearer $PUBLISHER", demo.introduction(settings, "http://127.0.0.1:1/"))
     commands = {" ".join(block.replace("\\\n", " ").split()) for block in fenced("sh")}
     for command in re.findall(r"^  (curl (?:.*\\\n)*.*)$", printed, re.MULTILINE):
         assert " ".join(command.replace("\\\n", " ").split()) in commands
