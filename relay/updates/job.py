@@ -35,7 +35,9 @@ from relay.updates.web import open_web
 
 GRACE_S = 86400.0  # what a snapshot shows no longer is remembered for so long
 SAVE_S = 1.0  # so often at most, what a look has found so far is remembered
+QUIET_SAVE_S = 60.0  # and so often where nothing comes, so that the status tells that it is still looked at
 BACKOFF_MAX_S = 300.0
+FAULT_PAUSE_S = 10.0
 LOG_PAUSE_S = (0.1, 2.0)
 APPENDED_MAX = 500  # events that are repeated at most when the log goes away meanwhile
 SKIPS_TOLD_S = 60.0
@@ -57,6 +59,7 @@ class Job:
         self._log, self._metrics, self._max_event_bytes = log, metrics, max_event_bytes
         self._holder = new_holder()
         self._watches: dict[Source, tuple[Watch, asyncio.Task[None]]] = {}
+        self._ending: set[asyncio.Task[None]] = set()  # of sources that the file has no longer
         self._stopped = False
 
     def load(self) -> None:
@@ -71,7 +74,10 @@ class Job:
                 logger.error("%s", mistake, extra=JOB)  # noqa: TRY400  # it says all that there is to say
             return
         for source in self._watches.keys() - set(wanted):
-            self._watches.pop(source)[1].cancel()
+            _, task = self._watches.pop(source)
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+            task.cancel()
             self._metrics.source_state(source.name, leads=False, lag_s=0)
         for source in wanted:
             if source not in self._watches:
@@ -92,7 +98,7 @@ class Job:
         self._watches.clear()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._ending, return_exceptions=True)
 
 
 class Watch:
@@ -105,7 +111,9 @@ class Watch:
         self._max_event_bytes = max_event_bytes
         self._memory = Memory(log.servers, source.name)
         self._progress = Progress(source.name, source.kind)
-        self._succeeded_s = self._saved_s = 0.0
+        self._failures = 0  # in a row
+        self._began_ms = 0
+        self._saved_s = 0.0
         self._skips_told_s = -SKIPS_TOLD_S
 
     async def run(self) -> None:
@@ -114,18 +122,18 @@ class Watch:
                 await lead(self._lease, self._work)
             except Exception:
                 logger.exception("source %s: a fault of the relay", self.source.name, extra=JOB)
-                await asyncio.sleep(BACKOFF_MAX_S * random.uniform(0.5, 1))
+                await asyncio.sleep(FAULT_PAUSE_S * random.uniform(0.5, 1))
 
     def lag_s(self) -> float:
         """How long ago the log was known to have all that the upstream shows."""
-        return time.monotonic() - self._succeeded_s if self.leads else 0.0
+        return max(0, now_ms() - (self._progress.last_success or self._began_ms)) / 1000 if self.leads else 0.0
 
     async def _work(self, fence: Fence) -> None:
         """Looks at the source for as long as the lease is held."""
         await self._insist(self._memory.load)
         self._progress = self._memory.progress or self._progress
         self._progress.leader, self._progress.kind = self._holder, self.source.kind
-        self._succeeded_s, self.leads = time.monotonic(), True
+        self._began_ms, self._failures, self.leads = now_ms(), 0, True
         logger.info("source %s: this process looks at it now, under %s", self.source.name, fence.value, extra=JOB)
         try:
             async with OPEN[self.source.kind](self.source) as look:
@@ -135,55 +143,49 @@ class Watch:
             logger.info("source %s: this process looks at it no longer", self.source.name, extra=JOB)
 
     async def _look_again_and_again(self, look: Look, fence: Fence) -> None:
-        interval_ms, failures = self.source.interval_ms, 0
+        interval_ms = self.source.interval_ms
         while True:
             began_s = time.monotonic()
             try:
                 found, asked_s = await self._look(look, fence)
             except FeedError as error:
-                failures += 1
-                pause_s = max(backoff_s(interval_ms, failures), error.retry_after_s or 0)
-                self._fails(str(error), pause_s)
+                pause_s = self._fails(str(error), interval_ms, error.retry_after_s or 0)
             except (Fenced, LogUnavailable):
                 raise
             except Exception as error:  # of a driver, or of code that isn't ours: no reason to leave the others alone
-                failures += 1
-                pause_s = backoff_s(interval_ms, failures)
-                self._fails(f"{type(error).__name__}: {error}", pause_s)
+                pause_s = self._fails(f"{type(error).__name__}: {error}", interval_ms, 0)
             else:
-                failures = 0
+                self._is_well()
+                self._metrics.source_looks.labels(self.source.name, "new" if found else "nothing").inc()
                 interval_ms = next_interval_ms(self.source, interval_ms, found=bool(found))
-                pause_s = interval_ms / 1000 if asked_s is None else asked_s
-                pause_s = max(0, pause_s - (time.monotonic() - began_s))
-                self._succeeds("new" if found else "nothing")
+                pause_s = max(0, interval_ms / 1000 - (time.monotonic() - began_s)) if asked_s is None else asked_s
             self._progress.interval_ms = interval_ms
             await self._save(fence)
             await asyncio.sleep(pause_s)
 
-    def _fails(self, reason: str, pause_s: float) -> None:
+    def _fails(self, reason: str, interval_ms: int, asked_s: float) -> float:
+        """The pause until the next look."""
         reason = reason[:TOLD_CHARACTERS]
+        self._failures += 1
+        pause_s = max(backoff_s(interval_ms, self._failures), asked_s)
         self._progress.errors += 1
         self._progress.error = reason
         self._metrics.source_looks.labels(self.source.name, "failed").inc()
         logger.warning("source %s %s; looked at again in %.1f s", self.source.name, reason, pause_s, extra=JOB)
+        return pause_s
 
-    def _succeeds(self, outcome: str) -> None:
+    def _is_well(self) -> None:
         if self._progress.error:
             logger.info("source %s is well again", self.source.name, extra=JOB)
-        self._progress.error = None
-        self._hears()
-        self._metrics.source_looks.labels(self.source.name, outcome).inc()
-
-    def _hears(self) -> None:
+        self._failures, self._progress.error = 0, None
         self._progress.last_success = now_ms()
-        self._succeeded_s = time.monotonic()
 
     async def _look(self, look: Look, fence: Fence) -> tuple[int, float | None]:
         """How many events were appended, and what pause the upstream asked for."""
         source, memory = self.source, self._memory
         self._progress.last_look = now_ms()
         shown: dict[bytes, None] = {}  # in the order in which it was seen
-        appended, unchanged, place, asked_s = 0, False, memory.place, None
+        appended, unchanged, changed, place, asked_s = 0, False, False, memory.place, None
         try:
             async with aclosing(with_ticks(look(memory.place), SAVE_S)) as batches:
                 async for batch in batches:
@@ -193,10 +195,13 @@ class Watch:
                         unchanged, asked_s = unchanged or batch.unchanged, batch.pause_s
                     if source.endless:  # what it has found so far is all there is to wait for
                         memory.place = place
+                        self._progress.last_look = now_ms()
                         if batch is not None:
-                            self._hears()
-                        if time.monotonic() - self._saved_s >= SAVE_S:
+                            self._is_well()
+                            changed = True
+                        if time.monotonic() - self._saved_s >= (SAVE_S if changed else QUIET_SAVE_S):
                             await self._save(fence)
+                            changed = False
         except Exception:
             if not source.endless:
                 memory.shows(shown)

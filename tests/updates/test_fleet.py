@@ -237,7 +237,8 @@ def test_at_a_hangup_a_relay_reads_the_file_again_and_keeps_its_streams(relay: R
         assert [item["id"] for item in data(valkey, f"tests/relay/{relay.port}")] == [1, 2]
         assert len(up.asked) > workers
         assert relay.stop() == 0
-    assert leader(valkey, f"relay-{relay.port}") == ""
+    # A worker that took too long to stop was killed, and its lease ends by itself.
+    wait_for("nobody leads", lambda: not leader(valkey, f"relay-{relay.port}"))
 
 
 def test_a_relay_with_mistakes_in_its_sources_does_not_start(relay: Relay) -> None:

@@ -1,13 +1,13 @@
 """Sources of the kind `sse`: relays in a chain, and endpoints that lie."""
 
 import json
-import time
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.asking import Asker
+from tests.asking import Asker, asking
 from tests.servers import Relay, Valkey, token, topic, wait_for
 from tests.updates.conftest import Watch, Watched
 from tests.updates.jobs import JobProcess, toml
@@ -24,10 +24,9 @@ def chained(watch: Watch, relay: Relay, path: str, **keys: Any) -> Watched:
 def upper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Relay, Asker]]:
     """A relay with a log of its own, whose streams are short."""
     env = {"RELAY_STREAM_MAX_SECONDS": "2", "RELAY_HEARTBEAT_SECONDS": "1"}
-    relay = Relay(tmp_path_factory.mktemp("upper"), env=env).start()
-    with Asker(relay.url) as asker:
+    relay = Relay(tmp_path_factory.mktemp("upper"), env=env)
+    with asking(relay) as asker:
         yield relay, asker
-    relay.kill()
 
 
 def test_a_chained_topic_has_each_event_once_whoever_is_killed(upper: tuple[Relay, Asker], tmp_path: Any, valkey: Valkey) -> None:
@@ -110,7 +109,7 @@ def test_an_event_without_an_id_of_its_own_needs_a_key_in_its_data(watch: Watch,
 
 
 def silence(handler: Handler) -> None:
-    time.sleep(3)
+    threading.Event().wait(3)
 
 
 def endless_line(handler: Handler) -> None:
