@@ -74,6 +74,16 @@ class Appended(msgspec.Struct, frozen=True):
     reused: bool = False  # the key belongs to another event, which is the one named here; nothing was appended
 
 
+class Retained(msgspec.Struct, frozen=True):
+    """What the log has of a topic now."""
+
+    topic: str
+    events: int
+    first: Event | None
+    last: Event | None
+    bytes: int  # of its stream in the server's memory, estimated by a sample
+
+
 class Bounds(msgspec.Struct, frozen=True):
     """The most that one read takes from the log."""
 
@@ -247,6 +257,24 @@ class Log:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+
+    async def retained(self, topics: Iterable[str]) -> list[Retained]:
+        """For people who look after it. Not in one step: where events come and go, the parts may be of different moments."""
+        found: list[Retained] = []
+        for shard, names in self.by_shard(topics).items():
+            self._check_reachable(shard)
+            commands: list[tuple[str | int, ...]] = []
+            for name in names:
+                key = f"{{relay:{shard}}}:topic:{name}"
+                commands += [("XLEN", key), ("XRANGE", key, "-", "+", "COUNT", 1), ("XREVRANGE", key, "+", "-", "COUNT", 1)]
+                commands.append(("MEMORY", "USAGE", key))
+            async with self.servers.of(shard) as server:
+                answers = await server.call_many(commands)
+            for index, name in enumerate(names):
+                count, first, last, size = answers[4 * index : 4 * index + 4]
+                oldest, newest = (read_entry(*entries[0]) if entries else None for entries in (first, last))
+                found.append(Retained(name, count, oldest, newest, size or 0))
+        return sorted(found, key=lambda one: one.topic)
 
     async def describe(self, shard: int = 0) -> dict[str, str]:
         """The own figures of a shard's server, for people who look after it."""

@@ -410,6 +410,7 @@ PROBLEMS: dict[type[Problem], tuple[str, dict[str, str]]] = {
             "topic_revoked": "what the token granted on a topic, which is named, was revoked: get a new one",
             "admin_not_granted": "the token's `admin` lacks what this needs",
             "origin_refused": "the operator doesn't allow the page's origin",
+            "status_not_granted": 'what is kept of a topic is told to tokens with `admin: ["status"]`',
         },
     ),
     NotFound: (

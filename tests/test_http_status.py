@@ -69,6 +69,24 @@ def test_with_its_grant_the_status_shows_topics_and_hosts(asker: Asker) -> None:
     assert status["valkey_server"]["maxmemory_policy"] == "noeviction"
 
 
+def test_with_its_grant_the_status_tells_what_is_kept_of_topics(asker: Asker) -> None:
+    own, empty = sorted([topic(), topic()])
+    ids = asker.publish(own, *range(5))
+    headers = bearer(admin=["status"])
+    kept, nothing = asker.page(f"/stream/status?topic={own}&topic={empty}", headers=headers)["retained"]
+    assert (kept["topic"], kept["events"], kept["first_n"] + 4, kept["oldest"], kept["newest"]) == (own, 5, kept["last_n"], ids[0], ids[-1])
+    assert 0 <= kept["oldest_age_ms"] < 60_000
+    assert kept["bytes"] > 0
+    assert nothing == {**dict.fromkeys(kept), "topic": empty, "events": 0, "bytes": 0}
+    assert own in asker.get(f"/stream/status?topic={own}", headers={**headers, "accept": "text/html"}).text
+    assert "retained" not in asker.page("/stream/status", headers=headers)
+    for other in ({}, AUTH):
+        check_problem(asker.get(f"/stream/status?topic={own}", headers=other), 403, "status_not_granted")
+    check_problem(asker.get("/stream/status?topic=x", headers=headers), 400, "bad_topic")
+    many = "&".join(f"topic=a/b/{number}" for number in range(101))
+    check_problem(asker.get(f"/stream/status?{many}", headers=headers), 400, "bad_topic")
+
+
 def test_the_status_refuses_what_any_door_refuses(asker: Asker) -> None:
     check_problem(asker.get("/stream/status", headers={"authorization": "Bearer x"}), 401, "bad_token")
     check_problem(asker.get("/stream/status", headers=bearer(ttl_s=-60, admin=["status"])), 401, "token_expired")

@@ -37,6 +37,7 @@ from relay.openapi import (
     operation,
     parameter_ref,
     problems,
+    query,
     schema_ref,
     whole_match,
 )
@@ -371,6 +372,22 @@ DETAILS: Json = {
         "The upstreams that the update job watches, wherever in the fleet; null while the log is away.",
     ),
 }
+RETAINED: Json = {
+    "topic": schema_ref("Topic"),
+    "events": {**COUNT, "description": "How many are kept."},
+    "first_n": nullable(COUNT, "Number of the oldest one; null where there is none."),
+    "last_n": nullable(COUNT, "Number of the newest one."),
+    "oldest": nullable(schema_ref("Cursor"), "Id of the oldest one."),
+    "newest": nullable(schema_ref("Cursor"), "Id of the newest one."),
+    "oldest_age_ms": nullable(COUNT, "How long ago the oldest one was appended."),
+    "bytes": {**COUNT, "description": "What the topic's stream takes of the server's memory, estimated; the journal comes on top."},
+}
+ASKED: Json = {
+    "retained": nullable(
+        {"type": "array", "items": closed(RETAINED), "maxItems": TOPICS_MAX},
+        "What is kept of the topics that were asked for; null while the log is away.",
+    )
+}
 TOTALS_SAMPLE: Json = {
     "version": "0.1.0",
     "uptime_s": 5025,
@@ -431,6 +448,16 @@ STATUS = operation(
     "Totals of all processes that serve this log; of the one that answers alone, while the log is away. A token with "
     '`admin: ["status"]` also sees each of them, the log\'s server, the sources, and the busiest topics of the one that answers.',
     tag="service",
+    parameters=[
+        query(
+            "topic",
+            f'Topics, at most {TOPICS_MAX}, of which to tell what is kept. Needs a token with `admin: ["status"]`.',
+            {"type": "array", "items": schema_ref("Topic"), "minItems": 1},
+            style="form",
+            explode=True,
+            example=[EVENT.topic],
+        )
+    ],
     responses={
         "200": {
             "description": "Totals, and with such a token details.",
@@ -442,7 +469,7 @@ STATUS = operation(
         **problems(Malformed, Unauthorized, Forbidden),
     },
     security=READER,
-    schemas={"Status": closed({**TOTALS, **DETAILS}, optional=list(DETAILS))},
+    schemas={"Status": closed({**TOTALS, **DETAILS, **ASKED}, optional=[*DETAILS, *ASKED])},
 )
 HEALTH = operation(
     "healthz",

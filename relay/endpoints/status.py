@@ -16,12 +16,13 @@ import relay
 from relay.admission import Admission
 from relay.answers import json_answer
 from relay.endpoints import described
-from relay.errors import LogUnavailable, Unauthorized
+from relay.errors import Forbidden, LogUnavailable, Unauthorized
 from relay.fleet import Figures, Fleet, sum_up
 from relay.guard import Guard, header
 from relay.hub import Hub
 from relay.log import Log
 from relay.metrics import CONTENT_TYPE, Metrics
+from relay.query import parse_fields, parse_topics
 from relay.status_page import POLICY, page
 from relay.tail import Tail
 from relay.updates.memory import read_status
@@ -113,6 +114,27 @@ class Status:
             "sources": sources,
         }
 
+    async def retained(self, topics: Sequence[str]) -> list[dict[str, Any]] | None:
+        """What the log has of topics; None while it is away."""
+        now_ms = time.time() * 1000
+        try:
+            found = await self.log.retained(topics)
+        except LogUnavailable:
+            return None
+        return [
+            {
+                "topic": one.topic,
+                "events": one.events,
+                "first_n": one.first and one.first.n,
+                "last_n": one.last and one.last.n,
+                "oldest": one.first and one.first.cursor(self.log.shard(one.topic)),
+                "newest": one.last and one.last.cursor(self.log.shard(one.topic)),
+                "oldest_age_ms": one.first and max(0, round(now_ms - one.first.ts)),
+                "bytes": one.bytes,
+            }
+            for one in found
+        ]
+
 
 def wants_page(accept: str) -> bool:
     """Whether a person's browser asks. Programs that name no type, or any, get JSON."""
@@ -124,9 +146,15 @@ def status_handlers(guard: Guard, status: Status, metrics: Metrics, metrics_toke
     async def show_status(request: Request[Any, Any, Any]) -> Response[bytes]:
         scope: Any = request.scope
         guard.check_origin(scope)
+        named = parse_fields(scope["query_string"]).get("topic")
+        topics = parse_topics(named) if named else ()
         detailed = await guard.sees_status(scope)
+        if topics and not detailed:
+            raise Forbidden('what is kept of a topic is told to tokens with `admin: ["status"]`', code="status_not_granted")
         fleet = await status.fleet.all()
         told = {**status.totals(fleet), **(await status.details(fleet) if detailed else {})}
+        if topics:
+            told["retained"] = await status.retained(topics)
         if wants_page(header(scope, b"accept")):
             return Response(
                 page(msgspec.to_builtins(told)), media_type="text/html", headers={"content-security-policy": POLICY, "vary": VARY}
