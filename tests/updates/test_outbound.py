@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from relay.fetch import tls
 from relay.updates import outbound
 from relay.updates.feed import FeedError
 from relay.updates.sources import Source, read_sources
@@ -62,14 +63,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def secure(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstream]:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    outbound.tls.cache_clear()
+    tls.cache_clear()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     with upstream() as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         server.answer = shows({"id": 1})
         yield server
-    outbound.tls.cache_clear()
+    tls.cache_clear()
 
 
 def source(tmp_path: Path, url: str) -> Source:
