@@ -10,6 +10,7 @@ Only keys with a public half are taken, each for one algorithm: a symmetric one 
 import asyncio
 import logging
 import math
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -88,7 +89,8 @@ class KeySet:
 
     def _undecided(self, wait_s: float) -> Unavailable:
         cause = f"RELAY_JWT_JWKS_URL: {self._failure or 'a key is not known yet'}"
-        return Unavailable("the issuer's keys can't be had now: try again", retry_after_s=wait_s, cause=cause)
+        retry_s = wait_s * random.uniform(1, 1.5)  # not all of a new key's readers in one moment
+        return Unavailable("the issuer's keys can't be had now: try again", retry_after_s=retry_s, cause=cause)
 
     def _start(self) -> asyncio.Task[bool]:
         if self._fetching is None:
