@@ -75,7 +75,7 @@ class Relay:
             Tail(self.log, self.hub, shard, self.metrics, self.standing if shard == NOTICES_SHARD else None)
             for shard in range(settings.shards)
         ]
-        self.status = Status(self.log, self.hub, self.tails, self.admission, lambda: self.streams.draining)
+        self.status = Status(self.log, self.hub, self.tails, self.admission, lambda: self.streams.draining, self.versions.sealer)
         # A log of its own: its keys live longer, and it finds out for itself whether Valkey is away.
         self.job_log = Log(settings.valkey_url, settings.shards, job_retention(settings))
         self.job = self._job(settings.sources) if settings.sources else None

@@ -43,6 +43,7 @@ class Figures(msgspec.Struct, frozen=True):
     lag_ms: int | None = None
     restarts: int = 0
     draining: bool = False
+    fingerprint: str = ""
 
 
 def sum_up(all: Sequence[Figures]) -> dict[str, object]:

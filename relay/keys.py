@@ -64,9 +64,9 @@ class Keyring(msgspec.Struct, frozen=True):
         epochs = [now, now + 1] if (now + 1) * epoch_ms - now_ms <= EARLY_MS else [now]
         return [derive(master, self.epoch_s, epoch, topic) for master in self.masters for epoch in epochs]
 
-    def fingerprints(self) -> list[str]:
-        """What tells masters apart and gives none away: as `printf %s "$KEY" | sha256sum | head -c 12` shows it."""
-        return [hashlib.sha256(master.encode()).hexdigest()[:FINGERPRINT_DIGITS] for master in self.masters]
+    def fingerprint(self) -> str:
+        """What tells the master that seals from others, and gives it away to nobody: `printf %s "$KEY" | sha256sum | head -c 12`."""
+        return hashlib.sha256(self.masters[0].encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
 @lru_cache(KEYS_MAX)

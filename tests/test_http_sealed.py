@@ -115,11 +115,11 @@ def test_a_cursor_is_good_in_either_version(asker: Asker) -> None:
 
 def test_a_page_has_seals_and_is_kept_by_nobody(door: Asker, asker: Asker) -> None:
     own = topic()
+    keys = keys_of(door, own)
     published = publish(asker, own, {"x": 1}, None)
     answer = door.get(f"/stream/{own}/v2/poll?cursor=earliest")
     assert answer.headers["cache-control"] == "no-store"
     assert "etag" not in answer.headers
-    keys = keys_of(door, own)
     for item, event in zip(answer.json()["events"], published, strict=True):
         assert list(item) == ["id", "topic", "n", "event", "ts", "data"]
         check_inside(opened(item["data"], keys), event)
@@ -146,8 +146,8 @@ def test_an_event_is_sealed_once_for_all_doors(asker: Asker) -> None:
 def test_what_the_relay_seals_opens_in_npm(asker: Asker) -> None:
     own = topic()
     (published,) = publish(asker, own, {"large": 2**53 - 1, "é": "\u2028"})
-    (event,) = asker.page(f"/stream/{own}/v2/poll?cursor=earliest")["events"]
     password = {id: {"raw": write_base64(key)} for id, key in keys_of(asker, own).items() if isinstance(key, bytes)}
+    (event,) = asker.page(f"/stream/{own}/v2/poll?cursor=earliest")["events"]
     for answer in run_iron([{"lib": lib, "unseal": event["data"], "password": password} for lib in PACKAGES]):
         check_inside(answer["ok"], published)
 

@@ -10,10 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import relay as relay_package
 from relay.event import Retention
+from relay.keys import Keyring
 from relay.log import open_log
 from relay.status_page import page
 from tests.asking import AUTH, Asker, asking, bearer, check_problem
-from tests.servers import Relay, Valkey, topic, wait_for
+from tests.servers import SEAL_KEY, Relay, Valkey, topic, wait_for
 
 LIMIT_S = 10
 
@@ -67,6 +68,7 @@ def test_with_its_grant_the_status_shows_topics_and_hosts(asker: Asker) -> None:
         assert {"topic": own, "connections": 1} in status["busiest_topics"]
     assert {"host", "pid", "valkey_server", "retention", "shards", "sources"} <= set(status)
     assert status["valkey_server"]["maxmemory_policy"] == "noeviction"
+    assert status["fingerprint"] == status["fleet"][0]["fingerprint"] == Keyring((SEAL_KEY,)).fingerprint()
 
 
 def test_with_its_grant_the_status_tells_what_is_kept_of_topics(asker: Asker) -> None:

@@ -71,7 +71,7 @@ def test_a_shared_key_seals_itself_without_an_id() -> None:
 
 
 def test_a_fingerprint_is_what_a_shell_makes_of_the_key() -> None:
-    assert Keyring((SEAL_KEY,)).fingerprints() == [hashlib.sha256(SEAL_KEY.encode()).hexdigest()[:12]]
+    assert Keyring((SEAL_KEY, OTHER_KEY)).fingerprint() == hashlib.sha256(SEAL_KEY.encode()).hexdigest()[:12]
 
 
 WEAK = {

@@ -325,6 +325,10 @@ TOTALS: Json = {
     "tail": closed(TAIL, description="What reads the log's end, in each process."),
     "valkey": HERE,
 }
+FINGERPRINT: Json = {
+    "type": "string",
+    "description": 'Of the key that seals, to compare: `printf %s "$KEY" | sha256sum | head -c 12`. Empty without one.',
+}
 FIGURES: Json = closed(
     {
         "host": {"type": "string"},
@@ -334,11 +338,13 @@ FIGURES: Json = closed(
         **dict.fromkeys(("events_per_s", "deliveries_per_s"), RATE),
         **TAIL,
         "draining": {"type": "boolean"},
+        "fingerprint": FINGERPRINT,
     }
 )
 DETAILS: Json = {
     "host": {"type": "string"},
     "pid": COUNT,
+    "fingerprint": FINGERPRINT,
     "fleet": {"type": "array", "items": FIGURES, "description": "Each process; the one that answers comes first."},
     "valkey_server": nullable({"type": "object"}, "The server's own figures; null while it is away."),
     "shards": {"type": "integer", "minimum": 1},
@@ -409,6 +415,7 @@ DETAILS_SAMPLE: Json = {
     **TOTALS_SAMPLE,
     "host": "relay-1",
     "pid": 4711,
+    "fingerprint": "8f6d21c0b75e",
     "fleet": [
         {
             "host": "relay-1",
@@ -416,6 +423,7 @@ DETAILS_SAMPLE: Json = {
             **{name: TOTALS_SAMPLE[name] for name in FIGURES["properties"] if name in TOTALS_SAMPLE},
             **TOTALS_SAMPLE["tail"],
             "draining": False,
+            "fingerprint": "8f6d21c0b75e",
         }
     ],
     "valkey_server": {"valkey_version": "9.1.2", "used_memory": 104857600, "maxmemory_policy": "noeviction", "role": "master"},

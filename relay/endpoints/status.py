@@ -16,6 +16,7 @@ import relay
 from relay.admission import Admission
 from relay.answers import json_answer
 from relay.endpoints import described
+from relay.envelope import Sealer
 from relay.errors import Forbidden, LogUnavailable, Unauthorized
 from relay.fleet import Figures, Fleet, sum_up
 from relay.guard import Guard, header
@@ -50,8 +51,17 @@ class Rates:
 class Status:
     """What the status says: of this process, and of the fleet."""
 
-    def __init__(self, log: Log, hub: Hub, tails: Sequence[Tail], admission: Admission, draining: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        hub: Hub,
+        tails: Sequence[Tail],
+        admission: Admission,
+        draining: Callable[[], bool],
+        sealer: Sealer | None,
+    ) -> None:
         self.log, self.hub, self.tails, self.admission, self.draining = log, hub, tails, admission, draining
+        self.fingerprint = sealer.keyring.fingerprint() if sealer else ""
         self.rates = Rates()
         self.fleet = Fleet(log, self.own)
         self._started = time.monotonic()
@@ -82,6 +92,7 @@ class Status:
             lag_ms=max((tail.lag_ms for tail in tails if tail.lag_ms is not None), default=None),
             restarts=sum(tail.restarts for tail in tails),
             draining=self.draining(),
+            fingerprint=self.fingerprint,
         )
 
     def totals(self, fleet: Sequence[Figures]) -> dict[str, Any]:
@@ -102,6 +113,7 @@ class Status:
         return {
             "host": fleet[0].host,
             "pid": fleet[0].pid,
+            "fingerprint": fleet[0].fingerprint,
             "fleet": fleet,
             "valkey_server": server,
             "shards": self.log.shards,

@@ -12,10 +12,12 @@ Nothing here is asserted: lost, repeated and reordered are columns. Linux only: 
 
 import argparse
 import contextlib
+import json
 import os
 import pathlib
 import platform
 import select
+import shutil
 import signal
 import statistics
 import subprocess
@@ -27,6 +29,7 @@ from types import FrameType
 
 import msgspec
 
+from relay.seal import make_key, seal
 from tests.bench import servers
 from tests.bench.servers import Server
 
@@ -514,6 +517,32 @@ def coldstart(bench: Bench, options: Options) -> None:
     print(flush=True)
 
 
+def sealing(bench: Bench, options: Options) -> None:
+    """Sealing one event's data with a key that is kept, beside npm's packages in node, which make theirs anew each time."""
+    node = shutil.which("node")
+    if not node or not (servers.HERE.parent / "node_modules/@hapi/iron").exists():
+        raise servers.Missing("node and npm's @hapi/iron are needed: npm ci --prefix tests")
+    text = json.dumps({"pad": "x" * (options.size - len('{"pad": ""}'))})
+    string = "only-for-a-benchmark-0123456789-0123456789"
+    times = 1_000
+    kept = {"relay, raw": make_key(bytes(32), "k1"), "relay, string": make_key(string)}
+    found: dict[str, list[float]] = {}
+    for _ in range(options.rounds):
+        for name, key in kept.items():
+            began = time.perf_counter()
+            for _ in range(times):
+                seal(text.encode(), key, 1767225600000)
+            found.setdefault(name, []).append((time.perf_counter() - began) / times * 1e6)
+        arguments = [node, str(servers.HERE / "seal.mjs"), text, string, str(times)]
+        output = subprocess.run(arguments, cwd=servers.HERE.parent, stdout=subprocess.PIPE, check=True, timeout=120).stdout
+        for name, us in json.loads(output).items():
+            found.setdefault(name, []).append(us)
+    print(f"{options.size} B, microseconds for each seal\n")
+    table(["", "least", "median"], [[name, f"{min(us):.1f}", f"{statistics.median(us):.1f}"] for name, us in found.items()])
+    ratio = statistics.median(us / other for us, other in zip(found["relay, raw"], found["@hapi/iron, raw"], strict=True))
+    print(f"relay / @hapi/iron, raw key: {ratio:.2f}\n", flush=True)
+
+
 ALL = ("relay", "nchan", "bare")
 BENCHES: dict[str, tuple[Callable[[Bench, Options], None], Options]] = {
     "fanout": (fanout, Options(10_000, 2, 10, 3, ALL, 1, 200)),
@@ -522,6 +551,7 @@ BENCHES: dict[str, tuple[Callable[[Bench, Options], None], Options]] = {
     "throughput": (throughput, Options(1_000, 2_000, 10, 1, ALL, 1, 200)),
     "topics": (topics, Options(10_000, 500, 20, 1, ALL[:1], 1, 200)),
     "append": (append, Options(16, 0, 5, 1, ALL, 16, 200)),
+    "seal": (sealing, Options(0, 0, 0, 5, (), 0, 200)),
     "coldstart": (coldstart, Options(0, 0, 0, 9, (), 0, 0)),
 }
 

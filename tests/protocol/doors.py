@@ -7,6 +7,8 @@ published.
 
 import asyncio
 import itertools
+import json
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -15,10 +17,15 @@ from urllib.parse import urlencode
 
 import httpx
 
+from relay.keys import Keyring
+from relay.query import SEALED, VERSIONS
+from relay.seal import unseal
 from tests.protocol.cases import Ask, Read
 from tests.protocol.world import Scene
+from tests.servers import SEAL_KEY
 from tests.streams import Block, Stream, open_stream
 
+KEYRING = Keyring((SEAL_KEY,))
 WAIT_S = "25"  # until something comes that must come
 LIMIT_S = 10  # less than that, so that an answer which only the end of the wait brings is too late
 NOTHING_S = "0.05"  # where nothing may come
@@ -44,6 +51,7 @@ class Client:
     cursor: str = ""
     numbers: dict[str, int] = field(default_factory=dict)  # by letter, where it has one
     glimpsed: list[str] = field(default_factory=list)  # what it has got before the read that is to tell of it
+    version: str = "v1"
 
     @property
     def topics(self) -> list[str]:
@@ -55,9 +63,9 @@ class Client:
             fields.append(("events", self.ask.names))
         if self.ask.k:
             fields.append(("k", str(self.ask.k)))
-        path = f"/stream/{self.topics[0]}/v1/{kind}"
+        path = f"/stream/{self.topics[0]}/{self.version}/{kind}"
         if len(self.topics) > 1:
-            path = f"/stream/v1/{kind}"
+            path = f"/stream/{self.version}/{kind}"
             fields += [("topic", topic) for topic in self.topics]
         return f"{path}?{urlencode(fields)}"
 
@@ -82,6 +90,17 @@ class Client:
         assert letter not in got.gaps
         got.gaps[letter] = lost, first_n
 
+    def opens(self, sealed: str, id: str) -> Any:
+        """What is in a seal, which must say of which event it is."""
+        record, now_ms = self.scene.by_id[id], int(time.time() * 1000)
+        topic = self.scene.topic(record.label[0])
+        asked_ms = now_ms, now_ms - int(LIMIT_S * 1000)  # a client keeps the keys that it has been given
+        keys: dict[str, str | bytes] = {key.id: key.key for at_ms in asked_ms for key in KEYRING.given(topic, at_ms)}
+        inside = json.loads(unseal(sealed, keys, now_ms))
+        assert inside.keys() == {"id", "topic", "n", "event", "ts", "sealed_at", "data"}
+        assert (inside["id"], inside["topic"], inside["n"], inside["event"]) == (id, topic, record.n, record.name)
+        return inside["data"]
+
     def takes(self, id: str, name: str, data: Any, got: Got) -> None:
         record = self.scene.by_id.get(id)
         assert record, f"an event that nobody published: {id} {data}"
@@ -96,7 +115,7 @@ class Client:
         """An event of a page."""
         assert item.keys() == {"id", "topic", "n", "event", "ts", "data"}
         self._check_wrapper(item)
-        self.takes(item["id"], item["event"], item["data"], got)
+        self.takes(item["id"], item["event"], self._plain(item["data"], item["id"]), got)
 
     def takes_block(self, block: Block, got: Got) -> None:
         """A block of a stream."""
@@ -104,13 +123,17 @@ class Client:
             self.misses(block.json(), got)
         elif block.name not in ("hello", "sync"):
             if len(self.topics) == 1:
-                self.takes(block.last_event_id, block.name, block.json(), got)
+                data = block.data if self.version == SEALED else block.json()
+                self.takes(block.last_event_id, block.name, self._plain(data, block.last_event_id), got)
             else:
                 item = block.json()
                 assert item.keys() == {"id", "topic", "n", "ts", "data"}
                 self._check_wrapper(item)
-                self.takes(item["id"], block.name, item["data"], got)
+                self.takes(item["id"], block.name, self._plain(item["data"], item["id"]), got)
         self.cursor = block.last_event_id
+
+    def _plain(self, data: Any, id: str) -> Any:
+        return self.opens(data, id) if self.version == SEALED else data
 
     def _check_wrapper(self, item: dict[str, Any]) -> None:
         record = self.scene.by_id.get(item["id"])
@@ -323,20 +346,24 @@ class LongPolling(Polling):
 
 
 class Mixed:
-    """A client that changes the way at every read, with the cursor of the one before. It begins with the `first` one."""
+    """A client that changes the way at every read, and whether it is sealed, with the cursor of the one before.
+
+    It begins with the `first` one.
+    """
 
     def __init__(self, doors: Sequence[Door], first: int) -> None:
         self._doors = itertools.islice(itertools.cycle(doors), first % len(doors), None)
+        self._versions = itertools.islice(itertools.cycle(VERSIONS), first // len(doors) % len(VERSIONS), None)
         self._door = doors[0]
 
     async def read(self, client: Client, expected: Read) -> Got:
         await self._door.cut()
-        self._door = next(self._doors)
+        self._door, client.version = next(self._doors), next(self._versions)
         return await self._door.read(client, expected)
 
     async def read_some(self, client: Client, expected: Read) -> Got:
         await self._door.cut()
-        self._door = next(self._doors)
+        self._door, client.version = next(self._doors), next(self._versions)
         return await self._door.read_some(client, expected)
 
     async def lose_answer(self, client: Client) -> None:
