@@ -4,8 +4,9 @@
 stands in each seal. So every process with the same master has the same keys and none has to be stored; and whoever
 is given a key can open one topic for one epoch, whatever becomes of its token.
 
-**What a client is given** are the keys with which somebody may be sealing now, and in the last minute of an epoch those of the next.
-It asks at a random moment of that minute, so that not all ask when the epoch begins. Clocks of processes may be a minute apart.
+**What a client is given** are the keys of now, and in the last minute of an epoch those of the next. It asks at a random moment of that
+minute, so that not all ask when the epoch begins; and a process whose clock is ahead seals with what the others give already. Nobody
+gives a key whose time is over: who lacks one goes on from its last cursor, and is sent the same sealed anew.
 
 **A rotation** of the master is a time in which some processes seal with one and some with the other. Each seals with its first and
 gives the keys of both. So the new master is first added as the second one everywhere, then moved to the front, and the old one
