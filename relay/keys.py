@@ -20,8 +20,6 @@ import hashlib
 from functools import lru_cache
 
 import msgspec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from relay.seal import KEY_BYTES, PASSWORD_CHARACTERS_MIN, Key, make_key
 
@@ -72,6 +70,9 @@ class Keyring(msgspec.Struct, frozen=True):
 
 @lru_cache(KEYS_MAX)
 def derive(master: str, epoch_s: int, epoch: int, topic: str) -> TopicKey:
+    from cryptography.hazmat.primitives.hashes import SHA256  # not at the top: see relay.seal.cipher
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     info = f"edge-relay v2 {epoch_s} {epoch} {topic}".encode()
     made = HKDF(SHA256(), KEY_BYTES + ID_BYTES, None, info).derive(master.encode())
     key, id = made[:KEY_BYTES], "k" + made[KEY_BYTES:].hex()

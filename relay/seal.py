@@ -22,13 +22,15 @@ import re
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-from cryptography.hazmat.primitives.ciphers.modes import CBC
 
 from relay.errors import Unopened
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.modes import CBC
 
 PREFIX = "Fe26.2"
 KEY_BYTES = 32
@@ -74,10 +76,17 @@ def stretch(password: str, salt: str) -> bytes:
     return hashlib.pbkdf2_hmac("sha1", password.encode(), salt.encode(), 1, KEY_BYTES)
 
 
+def cipher(key: bytes, iv: bytes) -> "Cipher[CBC]":
+    # Not at the top: whoever seals nothing, as a polling function that starts cold, doesn't wait for this import.
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    return Cipher(algorithms.AES256(key), modes.CBC(iv))
+
+
 def seal(text: bytes, key: Key, expires_ms: int | None = None, *, iv: bytes = b"") -> bytes:
     """`text` is JSON, for those who open it elsewhere. An `iv` is given by tests alone."""
     iv = iv or secrets.token_bytes(BLOCK_BYTES)
-    encryptor = Cipher(AES256(key.encryption), CBC(iv)).encryptor()
+    encryptor = cipher(key.encryption, iv).encryptor()
     padding = BLOCK_BYTES - len(text) % BLOCK_BYTES  # PKCS #7: as many bytes as are missing, and of that value
     encrypted = encryptor.update(text + bytes([padding]) * padding) + encryptor.finalize()
     head = f"{PREFIX}*{key.id}*{key.encryption_salt}*{write_base64(iv)}*{write_base64(encrypted)}*{expires_ms or ''}".encode()
@@ -110,7 +119,7 @@ def decrypt(encrypted: bytes, key: Key, iv: bytes) -> bytes:
     """Of what has been found to be whole, so what is wrong here was wrong when it was sealed."""
     if len(iv) != BLOCK_BYTES or not encrypted or len(encrypted) % BLOCK_BYTES:
         raise Unopened("its parts have not the lengths of AES-CBC")
-    decryptor = Cipher(AES256(key.encryption), CBC(iv)).decryptor()
+    decryptor = cipher(key.encryption, iv).decryptor()
     padded = decryptor.update(encrypted) + decryptor.finalize()
     padding = padded[-1]
     if not 1 <= padding <= BLOCK_BYTES or padded[-padding:] != bytes([padding]) * padding:

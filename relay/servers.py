@@ -53,9 +53,10 @@ IDLE_MAX_S = 60.0  # networks forget quiet connections without telling: Azure's 
 SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
 MANY = ("+sentinel", "+cluster")
 # What a server that is failing over, starting, busy or set up wrongly answers; all else it refuses is our bug. For some answers the
-# library has an exception, and has taken the first word from its text. MovedError is an AskError, MasterDownError a ClusterDownError.
+# library has an exception, and has taken the first word from its text; but for those of a cluster only where its own client for
+# clusters reads them. MovedError is an AskError, MasterDownError a ClusterDownError.
 TEMPORARY = (AskError, BusyLoadingError, ClusterDownError, NoPermissionError, ReadOnlyError, TryAgainError)
-TEMPORARY_CODES = ("BUSY", "UNBLOCKED")
+TEMPORARY_CODES = ("BUSY", "UNBLOCKED", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN")
 FULL_CODES = ("MISCONF", "NOREPLICAS")
 
 

@@ -18,7 +18,7 @@ from relay.endpoints.publish import Body, Item
 from relay.errors import Forbidden, Malformed, TooMany, Unauthorized
 from relay.openapi import PATH, PROBLEMS
 from relay.settings import read_settings
-from tests.servers import SECRET, Relay, Valkey, token
+from tests.servers import SEAL_KEY, SECRET, Relay, Valkey, token
 from tests.streams import Parser
 
 ROOT = Path(__file__).parent.parent
@@ -218,7 +218,7 @@ async def test_the_polling_function_serves_its_part_of_the_document(document: Do
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=create_app()), base_url="http://function") as client:
         part = (await client.get(PATH)).json()
     openapi_spec_validator.validate(part, cls=openapi_spec_validator.OpenAPIV31SpecValidator)
-    own = {path for path in document.content["paths"] if path.endswith("/poll")} | {"/stream/poller.js", PATH}
+    own = {path for path in document.content["paths"] if path.endswith("/poll")} | {"/stream/keys", "/stream/poller.js", PATH}
     assert part["paths"] == {path: document.content["paths"][path] for path in own}
 
 
@@ -283,6 +283,11 @@ ANSWERS = [
     ("publishBatch", 413, "/stream/publish", {"json": [ITEM] * 1001, "headers": READABLE}),
     ("publishBatch", 415, "/stream/publish", {"content": "[]", "headers": READABLE | {"content-type": "text/plain"}}),
     ("publishBatch", 422, "/stream/publish", {"json": [ITEM, {**ITEM, "topic": "none"}], "headers": READABLE}),
+    ("keys", 200, f"/stream/keys?topic={TOPIC}", {"headers": READABLE}),
+    ("keys", 400, "/stream/keys?topic=none", {"headers": READABLE}),
+    ("keys", 401, f"/stream/keys?topic={TOPIC}", {}),
+    ("keys", 402, f"/stream/keys?topic={TOPIC}", {"headers": INACTIVE}),
+    ("keys", 403, f"/stream/keys?topic={TOPIC}", {"headers": UNGRANTED}),
     ("ticket", 200, "/stream/ticket", {"headers": READABLE}),
     ("ticket", 200, "/stream/ticket", {"json": {"topics": [TOPIC]}, "headers": READABLE}),
     ("ticket", 400, "/stream/ticket", {"content": "{", "headers": READABLE | JSON}),
@@ -317,6 +322,9 @@ OTHERWISE = {
     ("publish", 200),
     ("publish", 408),
     ("publishBatch", 408),
+    ("keys", 404),
+    ("keys", 429),
+    ("keys", 503),
     ("ticket", 408),
     ("ticket", 429),
     ("ticket", 503),
@@ -393,7 +401,9 @@ def test_an_unchanged_file_is_answered_as_described(document: Document, relay: R
 
 def test_limits_and_outages_are_answered_as_described(document: Document, tmp_path: Path) -> None:
     valkey = Valkey(tmp_path / "valkey").start()
-    env = {"RELAY_MAX_STREAMS_PER_SUB": "1", "RELAY_PUBLISH_PER_SECOND": "1", "RELAY_METRICS_TOKEN": "a-token"}
+    env = {"RELAY_MAX_STREAMS_PER_SUB": "1", "RELAY_PUBLISH_PER_SECOND": "1", "RELAY_METRICS_TOKEN": "a-token"} | {
+        "SSE_ENCRYPTION_KEY": SEAL_KEY
+    }
     small = Relay(tmp_path / "relay", valkey.url, env)
     polls = [("pollTopic", f"/stream/{TOPIC}/v1/poll"), ("poll", f"/stream/v1/poll?topic={TOPIC}")]
     try:
@@ -416,10 +426,31 @@ def test_limits_and_outages_are_answered_as_described(document: Document, tmp_pa
         assert ask(document, small.url, "publish", f"/stream/{TOPIC}", **publication).status_code == 503
         assert ask(document, small.url, "publishBatch", "/stream/publish", json=[ITEM], headers=READABLE).status_code == 503
         assert ask(document, small.url, "ticket", "/stream/ticket", headers=READABLE).status_code == 503
+        assert ask(document, small.url, "keys", f"/stream/keys?topic={TOPIC}", headers=READABLE).status_code == 503
         assert ask(document, small.url, "revoke", "/stream/revoke", json={"sub": "nobody"}, headers=REVOKER).status_code == 503
     finally:
         small.kill()
         valkey.kill()
+
+
+@pytest.mark.anyio
+async def test_keys_that_there_are_not_and_too_many_requests_for_them_are_answered_as_described(
+    document: Document, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def take(*_: object) -> float:
+        return 3.0
+
+    async def ask_for_keys(parts: Parts) -> int:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=parts.app()), base_url="http://relay") as client:
+            answer = await client.get(f"/stream/keys?topic={TOPIC}", headers=READABLE)
+        document.check("keys", answer)
+        return answer.status_code
+
+    assert await ask_for_keys(parts) == 404
+    env = {"RELAY_JWT_SECRET": SECRET, "RELAY_VALKEY_URL": "valkey://127.0.0.1:1/0", "RELAY_REQUESTS_PER_SECOND": "1"}
+    sealing = Parts(read_settings({**env, "SSE_ENCRYPTION_KEY": SEAL_KEY}))
+    monkeypatch.setattr(sealing.log, "take", take)
+    assert await ask_for_keys(sealing) == 429
 
 
 @pytest.mark.anyio

@@ -13,8 +13,6 @@ from tests.browser.conftest import OpenTab
 from tests.conftest import SHARED_ENV
 from tests.servers import Relay, token, topic
 
-pytest.importorskip("relay.envelope")  # what seals
-
 pytestmark = pytest.mark.anyio
 
 
