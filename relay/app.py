@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jwt  # noqa: F401  # which `relay.auth` would import at the first token, while streams wait
 from litestar import Litestar
@@ -45,7 +45,9 @@ from relay.refusals import Refusals
 from relay.settings import Settings, read_settings, retention_of, versions_of
 from relay.standing import Standing
 from relay.tail import Tail
-from relay.updates.job import Job, job_retention
+
+if TYPE_CHECKING:
+    from relay.updates.job import Job
 
 LAST_WORDS_S = 1.0  # for what was written last to reach its client; who hasn't taken it by then is hung up on
 
@@ -76,17 +78,20 @@ class Relay:
             for shard in range(settings.shards)
         ]
         self.status = Status(self.log, self.hub, self.tails, self.admission, lambda: self.streams.draining, self.versions.sealer)
-        # A log of its own: its keys live longer, and it finds out for itself whether Valkey is away.
-        self.job_log = Log(settings.valkey_url, settings.shards, job_retention(settings))
         self.job = self._job(settings.sources) if settings.sources else None
         self.guard = guard_of(settings, self.standing.denials, self.entitlement.at_first, self.records.find_ticket, self.key_set)
         self.rates = Rates(self.log, settings.publish_per_second, settings.requests_per_second)
         self._waits: set[asyncio.Event] = set()  # of the polls that wait
         self._tasks: list[asyncio.Task[None]] = []
 
-    def _job(self, path: Path) -> Job:
+    def _job(self, path: Path) -> "Job":
+        # Not at the top: a relay without sources doesn't wait for this import, a quarter of all of its own.
+        from relay.updates.job import Job, job_retention
+
         settings = self.settings
-        return Job(path, settings.poll_interval, self.job_log, self.metrics, settings.max_event_bytes, settings.lease_seconds)
+        # A log of its own: its keys live longer, and it finds out for itself whether Valkey is away.
+        log = Log(settings.valkey_url, settings.shards, job_retention(settings))
+        return Job(path, settings.poll_interval, log, self.metrics, settings.max_event_bytes, settings.lease_seconds)
 
     def app(self) -> Edge:
         settings = self.settings
@@ -174,7 +179,7 @@ class Relay:
             restore()
             if self.job:
                 await self.job.stop()
-            await self.job_log.close()
+                await self.job.log.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)

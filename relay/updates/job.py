@@ -56,7 +56,7 @@ class Job:
 
     def __init__(self, path: Path, interval_ms: int, log: Log, metrics: Metrics, max_event_bytes: int, lease_s: float) -> None:
         self._path, self._interval_ms, self._lease_s = path, interval_ms, lease_s
-        self._log, self._metrics, self._max_event_bytes = log, metrics, max_event_bytes
+        self.log, self._metrics, self._max_event_bytes = log, metrics, max_event_bytes
         self._holder = new_holder()
         self._watches: dict[Source, tuple[Watch, asyncio.Task[None]]] = {}
         self._ending: set[asyncio.Task[None]] = set()  # of sources that the file has no longer
@@ -81,8 +81,8 @@ class Job:
             self._metrics.source_state(source.name, leads=False, lag_s=0)
         for source in wanted:
             if source not in self._watches:
-                lease = Lease(self._log.servers, self._log.shards, source.name, self._holder, self._lease_s)
-                watch = Watch(source, self._log, lease, self._metrics, self._holder, self._max_event_bytes)
+                lease = Lease(self.log.servers, self.log.shards, source.name, self._holder, self._lease_s)
+                watch = Watch(source, self.log, lease, self._metrics, self._holder, self._max_event_bytes)
                 self._watches[source] = watch, asyncio.create_task(watch.run())
         logger.info("%d sources: %s", len(wanted), ", ".join(source.name for source in wanted), extra=JOB)
 

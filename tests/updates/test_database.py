@@ -67,8 +67,8 @@ def connect(url: str) -> "psycopg.Connection[Any]":
 
 def shows(watched: Watched, *expected: Any) -> None:
     wait_for("they are in the log", lambda: len(watched.data()) >= len(expected))
-    before = watched.status()["last_success"]
-    wait_for("it has looked again", lambda: watched.status()["last_success"] > before)
+    before = watched.status()["last_success"] or 0  # null until the first look is told of
+    wait_for("it has looked again", lambda: (watched.status()["last_success"] or 0) > before)
     assert watched.data() == list(expected)
 
 

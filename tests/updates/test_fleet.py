@@ -213,13 +213,23 @@ def test_one_worker_of_a_relay_looks_and_any_of_them_tells_how_it_goes(relay: Re
     assert relay.log().count("looks at it now") == 1
 
 
+def answers_from_two(relay: Relay) -> bool:
+    """Whether new connections, which either worker takes, are answered by both."""
+    pids = set()
+    for _ in range(8):
+        with Asker(relay.url) as asker:
+            pids.add(asker.page("/stream/status", headers=bearer(admin=["status"]))["pid"])
+    return len(pids) == 2
+
+
 def test_at_a_hangup_a_relay_reads_the_file_again_and_keeps_its_streams(relay: Relay, up: Upstream, valkey: Valkey) -> None:
     path = Path(relay.env["RELAY_SOURCES"])
     own = topic()
     with asking(relay) as asker, upstream() as second:
         assert relay.process
         up.shows({"id": 1, "v": 1}, etag='"1"')
-        workers = len(up.asked)
+        wait_for("both workers serve", lambda: answers_from_two(relay))
+        asked = len(up.asked)
         with asker.live(f"/stream/{own}/v1/live") as stream:
             stream.next()
             both = path.read_text() + toml(name=f"more-{relay.port}", url=second.url, topic=own)
@@ -235,7 +245,7 @@ def test_at_a_hangup_a_relay_reads_the_file_again_and_keeps_its_streams(relay: R
             assert stream.next().json() == {"id": 8, "v": 1}
         up.shows({"id": 1, "v": 1}, {"id": 2, "v": 1})
         assert [item["id"] for item in data(valkey, f"tests/relay/{relay.port}")] == [1, 2]
-        assert len(up.asked) > workers
+        assert len(up.asked) > asked
         assert relay.stop() == 0
     # A worker that took too long to stop was killed, and its lease ends by itself.
     wait_for("nobody leads", lambda: not leader(valkey, f"relay-{relay.port}"))
