@@ -25,7 +25,7 @@ from relay.settings import SETTINGS, read_settings
 from tests.asking import AUTH, Asker
 from tests.conftest import need
 from tests.infra import nginx
-from tests.servers import SECRET, Valkey, free_port, stop, topic, wait_until_listening
+from tests.servers import SECRET, Valkey, free_port, stop, topic, wait_for, wait_until_listening
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "container"
@@ -133,6 +133,7 @@ def test_the_image_serves_with_nothing_to_write_but_tmp_and_stops_at_a_signal(ow
             wait_until_listening(port, process)
             with Asker(f"http://127.0.0.1:{port}") as asker:
                 assert asker.get("/healthz").status_code == 200
+                wait_for("it has found its log", lambda: asker.get("/readyz").json()["valkey"] == "here")
                 name = topic()
                 asker.publish(name, {"i": 1})
                 assert asker.log(name) == [{"i": 1}]
