@@ -19,8 +19,7 @@ import msgspec
 
 from relay import sse
 from relay.errors import RelayError
-from relay.settings import read_settings
-from relay.terminal import make_token
+from relay.terminal import canary_token
 
 DOORS = ("live", "poll", "longpoll")
 CUT_AFTER_S = (0.5, 4.0)  # a connection's life is drawn from this
@@ -230,9 +229,7 @@ async def verify(url: str, token: str, *, seconds: float, rate: float, clients: 
 def verify_and_print(options: argparse.Namespace) -> int:
     token = options.token
     if not token:
-        canaries = {"subscribe": ["canary/**"], "publish": ["canary/**"], "admin": [], "inactive": False}
-        ttl = int(options.seconds) + TOKEN_MARGIN_S
-        token = make_token(argparse.Namespace(sub="relay-verify", ttl=ttl, **canaries), read_settings())
+        token = canary_token("relay-verify", int(options.seconds) + TOKEN_MARGIN_S)
 
     def progress(report: Report) -> None:
         line = f"published {report.published}, delivered {report.delivered}, cuts {report.cuts}, refused {report.refused}, "

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import socket
 import time
 from collections.abc import Mapping
 
@@ -12,6 +11,7 @@ from relay.embedded import find_url
 from relay.errors import LogUnavailable, SettingsError
 from relay.fitness import Finding, judge_valkey
 from relay.log import open_log
+from relay.server import check_port_is_free
 from relay.settings import Settings, read_settings, retention_of, streams_by_file_limit, unknown_names
 
 ANSWER_S = 2.0
@@ -49,24 +49,13 @@ def look_at_files(settings: Settings) -> Finding:
 
 async def look_at_port(settings: Settings) -> Finding:
     where = f"{settings.host}:{settings.port}"
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            reason = error.strerror
-        else:
-            return Finding("ok", "port", f"{where} is free")
-    if await is_relay(settings):
-        return Finding("ok", "port", f"a relay serves {where}")
-    return Finding(
-        "error",
-        "port",
-        f"{where} can't be listened on: {reason}",
-        "the relay doesn't start",
-        "stop what runs there, or set RELAY_PORT",
-    )
+    try:
+        check_port_is_free(settings.host, settings.port)
+    except SettingsError as error:
+        if await is_relay(settings):
+            return Finding("ok", "port", f"a relay serves {where}")
+        return Finding("error", "port", str(error), "the relay doesn't start", "stop what runs there, or set RELAY_PORT")
+    return Finding("ok", "port", f"{where} is free")
 
 
 async def is_relay(settings: Settings) -> bool:

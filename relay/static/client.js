@@ -616,7 +616,7 @@ class Part {
   _choose() {
     const { verdict, forced, can } = this.reading;
     if (!forced && can.stream) this.probe();
-    const eventSource = can.eventSource && this.reading.namesForEventSource() !== null;
+    const eventSource = can.eventSource && !this.reading.hearsAnyName();
     return chooseTransport({ forced, can: { ...can, eventSource }, ...verdict, ask: this._health.ask });
   }
 
@@ -1249,7 +1249,8 @@ function readOptions(options) {
   const { url, topics } = options;
   const asked = url === undefined || topics ? { base: url === undefined ? defaultBase() : String(url).replace(/\/+$/, "") } : readUrl(url);
   if (!asked) throw new TypeError(`${url} is no URL of a stream: give a relay's URL and topics, or a stream's`);
-  const given = { version: "v1", k: 0, cursor: "", ...asked, ...options };
+  const given = { version: "v1", k: 0, cursor: "", ...asked };
+  for (const name of Object.keys(options)) if (options[name] !== undefined) given[name] = options[name];
   given.topics = [...new Set([].concat(given.topics || []))];
   const wrong = given.topics.find((topic) => !TOPIC.test(topic));
   if (!given.topics.length || wrong !== undefined) throw new TypeError(`topics must be collection/type/id: ${wrong || "there are none"}`);
@@ -1351,11 +1352,16 @@ class Reading {
     verdict.probeAtMs = Date.now() + ms * (0.8 + Math.random() * 0.4);
   }
 
-  /** The names that an EventSource must be told before it hears them; null if that can't be known. */
+  /** Whether it wants events of names that an EventSource can't be told before it hears them. */
+  hearsAnyName() {
+    return !this.events && (this.names.has("event") || [...this.names].every((name) => NOTICES.has(name)));
+  }
+
+  /** The names that an EventSource is told; where any are wanted and it is forced, at least that which events have by default. */
   namesForEventSource() {
     if (this.events) return this.events;
     const names = [...this.names].filter((name) => !NOTICES.has(name));
-    return this.names.has("event") || !names.length ? null : names;
+    return this.hearsAnyName() ? [...new Set([...names, "update"])] : names;
   }
 
   listensFor(name) {

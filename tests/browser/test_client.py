@@ -44,7 +44,13 @@ async def test_an_event_has_its_topic_id_number_and_time(open_tab: OpenTab, rela
     own, other = topic(), topic()
     ids = [id for here in (own, other) for id in asker.publish(here, {"of": here})]
     tab = await open_tab(relay.url)
-    for topics, transport in [([own], "sse"), ([own], "poll"), ([own, other], "sse"), ([own, other], "poll")]:
+    for topics, transport in [
+        ([own], "sse"),
+        ([own], "event-source"),  # which hears the default name, whatever the others are
+        ([own], "poll"),
+        ([own, other], "sse"),
+        ([own, other], "poll"),
+    ]:
         await tab.start(topics, cursor="earliest", transport=transport, name="event")
         await tab.until(f"all.length === {len(topics)}")
         for here, id, event in zip(topics, ids, await tab.get("all"), strict=False):
@@ -69,6 +75,17 @@ async def test_in_a_browser_that_cannot_stream_so_events_come_in_another_way(
     await tab.get("stream.reconnect()")
     asker.publish(own, 5)
     await tab.has([2, 3, 4, 5])
+
+
+async def test_an_option_that_is_undefined_counts_as_absent(open_tab: OpenTab, relay: Relay, asker: Asker) -> None:
+    own = topic()
+    asker.publish(own, 1)
+    tab = await open_tab(relay.url, [own])
+    await tab.is_open()
+    url = f"{relay.url}/stream/{own}/v1/live?k=1&token={token()}"
+    options = f"{{url: {url!r}, token: undefined, version: undefined, k: undefined, share: false}}"
+    await tab.get(f"(window.second = new client.RelayStream({options}), second.addEventListener('update', e => got.push(e.data)), 0)")
+    await tab.has([1])
 
 
 async def test_an_event_source_hears_names_that_are_listened_for_later(open_tab: OpenTab, relay: Relay, asker: Asker) -> None:
