@@ -92,8 +92,8 @@ class Server:
     def __init__(self, url: str) -> None:
         self._pool = valkey.asyncio.ConnectionPool.from_url(
             url,
-            socket_timeout=None,  # `call` has one limit for all of it
-            socket_connect_timeout=CONNECT_S,
+            socket_timeout=None,  # `call` has a limit for all of it
+            socket_connect_timeout=None,  # the same
             retry=Retry(NoBackoff(), 0),
         )
         self._idle: list[tuple[Connection, float]] = []  # and since when, by the wall clock: others may stop with a frozen machine
@@ -108,7 +108,7 @@ class Server:
     async def call_many(self, commands: Sequence[Sequence[Argument]], block_s: float | None = None) -> list[Any]:
         """The answers to commands, sent at once. Raises the library's errors, and TimeoutError."""
         places = self._commands if block_s is None else self._blocking
-        async with asyncio.timeout(COMMAND_S + (block_s or 0)), places:
+        async with limit(COMMAND_S + (block_s or 0)), places:
             connection = await self._connected()
             try:
                 await connection.send_packed_command(b"".join([pack_command(tuple(command)) for command in commands]), check_health=False)
@@ -130,13 +130,30 @@ class Server:
                 return connection
             await connection.disconnect(nowait=True)
         made: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        await made.connect()  # type: ignore[no-untyped-call]
+        async with limit(CONNECT_S):
+            await made.connect()  # type: ignore[no-untyped-call]
         return made
 
     async def close(self) -> None:
         for connection, _ in self._idle:
             await connection.disconnect(nowait=True)
         self._idle.clear()
+
+
+@asynccontextmanager
+async def limit(seconds: float) -> AsyncIterator[None]:
+    """Raises TimeoutError when the other side was silent for so long.
+
+    In two halves, since the loop looks at its clock before its sockets: after a time in which this process itself stood still
+    (a frozen function, a machine that is overloaded), one limit would be over while the answer lies there unread.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as timeout:
+        half = loop.call_later(seconds / 2, lambda: timeout.reschedule(loop.time() + seconds / 2))
+        try:
+            yield
+        finally:
+            half.cancel()
 
 
 def is_open(connection: Connection) -> bool:

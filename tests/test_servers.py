@@ -1,11 +1,13 @@
 """Connections to Valkey: kept while they are good, and only then used again."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from relay import servers
-from relay.servers import Server
+from relay.servers import Server, limit
 from tests.servers import Valkey
 
 pytestmark = pytest.mark.anyio
@@ -33,3 +35,19 @@ async def test_a_connection_that_was_idle_for_long_is_not_used_again(server: Ser
     first = await server.call("CLIENT", "ID")
     monkeypatch.setattr(servers, "IDLE_MAX_S", 0.0)
     assert await server.call("CLIENT", "ID") != first
+
+
+async def test_a_limit_ends_what_is_silent() -> None:
+    with pytest.raises(TimeoutError):
+        async with limit(0.02):
+            await asyncio.Event().wait()
+
+
+async def test_an_answer_that_came_while_this_process_stood_still_is_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a freeze, or when others have all of the machine."""
+    await server.call("PING")
+    monkeypatch.setattr(servers, "COMMAND_S", 0.2)
+    call = asyncio.ensure_future(server.call("PING"))
+    await asyncio.sleep(0)  # it is sent
+    time.sleep(0.3)
+    assert await call == b"PONG"
