@@ -14,7 +14,6 @@ from collections.abc import Callable
 from relay.cursor import Place
 from relay.event import Event
 from relay.keys import Keyring
-from relay.seal import seal
 
 SEALED_EVENTS_MAX = 20_000
 SEALED_BYTES_MAX = 32 << 20
@@ -56,7 +55,7 @@ class Sealer:
         known = self._seals.get((shard, event.place))
         if known is not None:
             return known
-        made = seal(envelope(event, shard, now_ms), self.keyring.sealing(event.topic, now_ms), now_ms + self.ttl_ms)
+        made = self.keyring.sealing(event.topic, now_ms).seal(envelope(event, shard, now_ms), now_ms + self.ttl_ms)
         self.sealed += 1
         self._seals[shard, event.place] = made
         self._bytes += len(made)

@@ -21,11 +21,12 @@ from functools import lru_cache
 
 import msgspec
 
-from relay.seal import KEY_BYTES, PASSWORD_CHARACTERS_MIN, Key, make_key
+from relay.seal import KEY_BYTES, PASSWORD_CHARACTERS_MIN, SealingKey, make_key
 
 ID_BYTES = 8
 EARLY_MS = 60_000  # the next key is given so long before its epoch
 KEYS_MAX = 20_000  # that a process remembers; making one takes some 10 µs
+SEALING_KEYS_MAX = 4_000  # that have their ciphers set up
 DIFFERENT_MIN = 10  # characters of a master; 32 random hexadecimal digits have fewer once in 20,000 times
 PERIOD_MIN = 16  # a shorter piece that is repeated is as easy to guess as the piece
 FINGERPRINT_DIGITS = 12
@@ -50,11 +51,10 @@ class Keyring(msgspec.Struct, frozen=True):
         """Whatever changes it changes the keys that seal."""
         return 0 if self.shared else now_ms // (self.epoch_s * 1000)
 
-    def sealing(self, topic: str, now_ms: int) -> Key:
+    def sealing(self, topic: str, now_ms: int) -> SealingKey:
         if self.shared:
             return shared_key(self.masters[0])
-        made = derive(self.masters[0], self.epoch_s, self.epoch(now_ms), topic)
-        return make_key(made.key, made.id)
+        return topic_key(self.masters[0], self.epoch_s, self.epoch(now_ms), topic)
 
     def given(self, topic: str, now_ms: int) -> list[TopicKey]:
         """What a client needs to open this topic, now and in a moment."""
@@ -79,10 +79,16 @@ def derive(master: str, epoch_s: int, epoch: int, topic: str) -> TopicKey:
     return TopicKey(topic, id, key, epoch * epoch_s * 1000, (epoch + 1) * epoch_s * 1000)
 
 
+@lru_cache(SEALING_KEYS_MAX)
+def topic_key(master: str, epoch_s: int, epoch: int, topic: str) -> SealingKey:
+    derived = derive(master, epoch_s, epoch, topic)
+    return SealingKey(make_key(derived.key, derived.id))
+
+
 @lru_cache(2)
-def shared_key(master: str) -> Key:
+def shared_key(master: str) -> SealingKey:
     """With salts of this process, so that it is stretched once."""
-    return make_key(master)
+    return SealingKey(make_key(master))
 
 
 def parse_masters(text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.keys import EARLY_MS, Keyring, parse_masters
-from relay.seal import seal, unseal
+from relay.seal import unseal
 from tests.servers import SEAL_KEY
 
 OTHER_KEY = "another-key-of-the-tests-to-seal-with-98765"
@@ -41,7 +41,7 @@ def test_every_topic_time_length_and_master_has_a_key_of_its_own() -> None:
 
 def test_what_seals_now_is_what_is_given_now() -> None:
     ring = Keyring((SEAL_KEY,))
-    token = seal(b"1", ring.sealing(T, NOW_MS)).decode()
+    token = ring.sealing(T, NOW_MS).seal(b"1").decode()
     assert unseal(token, passwords(ring), NOW_MS) == b"1"
 
 
@@ -67,7 +67,7 @@ def test_a_shared_key_seals_itself_without_an_id() -> None:
     ring = Keyring((SEAL_KEY, OTHER_KEY), shared=True)
     key = ring.sealing(T, NOW_MS)
     assert key is ring.sealing(U, NOW_MS + HOUR_MS)
-    assert unseal(seal(b"1", key).decode(), {"": SEAL_KEY}, NOW_MS) == b"1"
+    assert unseal(key.seal(b"1").decode(), {"": SEAL_KEY}, NOW_MS) == b"1"
 
 
 def test_a_fingerprint_is_what_a_shell_makes_of_the_key() -> None:

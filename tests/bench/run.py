@@ -29,7 +29,7 @@ from types import FrameType
 
 import msgspec
 
-from relay.seal import make_key, seal
+from relay.seal import SealingKey, make_key
 from tests.bench import servers
 from tests.bench.servers import Server
 
@@ -525,13 +525,13 @@ def sealing(bench: Bench, options: Options) -> None:
     text = json.dumps({"pad": "x" * (options.size - len('{"pad": ""}'))})
     string = "only-for-a-benchmark-0123456789-0123456789"
     times = 1_000
-    kept = {"relay, raw": make_key(bytes(32), "k1"), "relay, string": make_key(string)}
+    kept = {"relay, raw": SealingKey(make_key(bytes(32), "k1")), "relay, string": SealingKey(make_key(string))}
     found: dict[str, list[float]] = {}
     for _ in range(options.rounds):
         for name, key in kept.items():
             began = time.perf_counter()
             for _ in range(times):
-                seal(text.encode(), key, 1767225600000)
+                key.seal(text.encode(), 1767225600000)
             found.setdefault(name, []).append((time.perf_counter() - began) / times * 1e6)
         arguments = [node, str(servers.HERE / "seal.mjs"), text, string, str(times)]
         output = subprocess.run(arguments, cwd=servers.HERE.parent, stdout=subprocess.PIPE, check=True, timeout=120).stdout

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relay.seal import Password, make_key, seal, write_base64
+from relay.seal import Password, SealingKey, make_key, write_base64
 from tests.browser.node import run
 from tests.iron import PACKAGES, run_iron
 from tests.test_seal import OBJECTS, PASSWORD, PASSWORDS, RAW, TEXT, VECTORS
@@ -41,7 +41,7 @@ def test_the_vectors_open() -> None:
 
 def test_what_the_relay_seals_opens() -> None:
     seals = [
-        (seal(json.dumps(value).encode(), make_key(password, id), NOW_MS).decode(), in_js(password), NOW_MS)
+        (SealingKey(make_key(password, id)).seal(json.dumps(value).encode(), NOW_MS).decode(), in_js(password), NOW_MS)
         for password, id in PASSWORDS.values()
         for value in OBJECTS
     ]
@@ -74,7 +74,7 @@ def changed(text: str, part: int) -> str:
 
 @pytest.mark.parametrize("password", [PASSWORD, RAW], ids=["string", "raw key"])
 def test_what_was_changed_cut_or_sealed_by_another_does_not_open(password: Password) -> None:
-    good = seal(TEXT, make_key(password, "k1"), NOW_MS).decode()
+    good = SealingKey(make_key(password, "k1")).seal(TEXT, NOW_MS).decode()
     key = in_js(password)
     other = "another" + PASSWORD if isinstance(password, str) else {"raw": write_base64(bytes(32))}
     salted = [2, 6] if isinstance(password, str) else []
@@ -97,7 +97,7 @@ def test_what_was_changed_cut_or_sealed_by_another_does_not_open(password: Passw
 
 
 def test_a_seal_opens_until_its_end_and_a_minute_longer_for_wrong_clocks() -> None:
-    text = seal(TEXT, make_key(RAW), NOW_MS).decode()
+    text = SealingKey(make_key(RAW)).seal(TEXT, NOW_MS).decode()
     found = opened(*((text, in_js(RAW), NOW_MS + ms) for ms in (-(10**9), 59_999, 60_000)))
     assert [list(one) for one in found] == [["value"], ["value"], ["reason"]]
     assert found[2]["reason"] == "expired"
@@ -140,7 +140,9 @@ def test_something_else_than_an_envelope_is_none() -> None:
 def test_a_secret_for_all_seals_opens_them_in_the_order_of_the_calls() -> None:
     now_ms = int(time.time() * 1000)
     texts = [
-        seal(json.dumps(ENVELOPE | {"data": number, "sealed_at": now_ms}).encode(), make_key(PASSWORD), now_ms + 300_000).decode()
+        SealingKey(make_key(PASSWORD))
+        .seal(json.dumps(ENVELOPE | {"data": number, "sealed_at": now_ms}).encode(), now_ms + 300_000)
+        .decode()
         for number in range(20)
     ]
     script = """
