@@ -14,6 +14,7 @@ from fallback.keys import key_handlers
 from fallback.poll import Wait, poll_handlers
 from relay.admission import Admission
 from relay.answers import answer_error
+from relay.coding import coding_chooser
 from relay.cursor import Place
 from relay.edge import Edge
 from relay.entitlement import entitlement_of
@@ -72,7 +73,7 @@ def create_app() -> Edge:
 
     app = Litestar(
         [
-            *poll_handlers(guard, log, rates, versions, waiting, Uncounted(), load=lambda: 0.0),
+            *poll_handlers(guard, log, rates, versions, coding_chooser(settings.compression), waiting, Uncounted(), load=lambda: 0.0),
             *key_handlers(guard, rates, versions),
         ],
         lifespan=[lifespan],

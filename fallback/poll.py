@@ -17,7 +17,8 @@ from litestar.response import Response
 
 from fallback import described
 from fallback.page import Page, body, cache_headers, etag, pace_ms, read_page
-from relay.answers import is_known, json_answer
+from relay.answers import is_known, json_answer, pack
+from relay.coding import IDENTITY, Coding
 from relay.cursor import Cursor, Place
 from relay.edge import topic_of
 from relay.files import JAVASCRIPT, LIBRARY, file_handler
@@ -29,7 +30,7 @@ from relay.span import Gap
 from relay.topic import tag_of
 
 POLLER = Path(__file__).parent / "static/poller.js"
-VARY = "Origin, Authorization, Cookie, Last-Event-ID"
+VARY = "Origin, Authorization, Cookie, Last-Event-ID, Accept-Encoding"
 
 # Waits until the topics may have something after these places, or the time is over. False: there is no use in asking again.
 Wait = Callable[[dict[int, Place], float], Awaitable[bool]]
@@ -49,7 +50,14 @@ class Waiting(Protocol):
 
 
 def poll_handlers(
-    guard: Guard, log: Log, rates: Rates, versions: Versions, waiting: Waiting, observer: Observer, load: Callable[[], float]
+    guard: Guard,
+    log: Log,
+    rates: Rates,
+    versions: Versions,
+    choose_coding: Callable[[str], Coding],
+    waiting: Waiting,
+    observer: Observer,
+    load: Callable[[], float],
 ) -> list[HTTPRouteHandler]:
     async def answer(request: Request[Any, Any, Any], version: str, topic: str | None) -> Response[bytes]:
         scope: Any = request.scope
@@ -69,14 +77,17 @@ def poll_handlers(
         for gap in page.gaps:
             observer.gap(gap)
         headers = {**cache_headers(query, page, anonymous=is_anonymous(scope, guard, query)), "vary": VARY}
-        tag = "" if sealer else etag(query, page)
+        # What is sealed was compressed before it was, where that was worth it.
+        coding = IDENTITY if sealer else choose_coding(header(scope, b"accept-encoding"))
+        tag = "" if sealer else etag(query, page, coding.name)
         if tag:
             headers["etag"] = tag
         if tag and is_known(header(scope, b"if-none-match"), tag):
             observer.paged(page.resume, 304)
             return Response(b"", status_code=304, headers=headers)
         observer.paged(page.resume, 200)
-        return json_answer(body(query, log, page, pace_ms(query, page, load())), headers=headers)
+        content = await pack(body(query, log, page, pace_ms(query, page, load())), coding, headers)
+        return json_answer(content, headers=headers)
 
     @get(
         "/stream/{collection:str}/{kind:str}/{ident:str}/{version:str}/poll",
@@ -89,7 +100,7 @@ def poll_handlers(
     async def poll(request: Request[Any, Any, Any]) -> Response[bytes]:
         return await answer(request, request.path_params["version"], None)
 
-    return [poll_topic, poll, file_handler("/stream/poller.js", POLLER, JAVASCRIPT, LIBRARY, described.POLLER)]
+    return [poll_topic, poll, file_handler("/stream/poller.js", POLLER, JAVASCRIPT, LIBRARY, choose_coding, described.POLLER)]
 
 
 def is_anonymous(scope: Any, guard: Guard, query: ReadQuery) -> bool:

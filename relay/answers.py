@@ -1,5 +1,6 @@
 """Answers that every door gives alike: JSON, and problem details (RFC 9457) for whatever goes wrong."""
 
+import asyncio
 import logging
 import math
 from typing import Any
@@ -9,6 +10,7 @@ from litestar import Request
 from litestar.exceptions import HTTPException
 from litestar.response import Response
 
+from relay.coding import Coding
 from relay.errors import (
     LogUnavailable,
     MethodNotAllowed,
@@ -22,6 +24,8 @@ from relay.errors import (
 PROBLEM_TYPE = "application/problem+json"
 TOLD = "relay.problem"  # where in a request's scope the problem is that its client was told
 RETRY_AFTER_S = 2
+PACKED_MIN_BYTES = 500  # a smaller body fits into a packet, with its headers
+PACKED_ASIDE_BYTES = 64 << 10  # a larger one would keep streams waiting for a millisecond and more
 
 logger = logging.getLogger("relay")
 
@@ -29,6 +33,14 @@ logger = logging.getLogger("relay")
 def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response[bytes]:
     content = value if isinstance(value, bytes) else msgspec.json.encode(value)
     return Response(content, status_code=status, media_type="application/json", headers=headers)
+
+
+async def pack(content: bytes, coding: Coding, headers: dict[str, str]) -> bytes:
+    """A body as it goes over the wire; the headers are told how. Whether it is worth it or not, its `Vary` and `ETag` name the coding."""
+    if not coding.name or len(content) < PACKED_MIN_BYTES:
+        return content
+    headers["content-encoding"] = coding.name
+    return coding.pack(content) if len(content) <= PACKED_ASIDE_BYTES else await asyncio.to_thread(coding.pack, content)
 
 
 def is_known(if_none_match: str, tag: str) -> bool:

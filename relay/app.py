@@ -19,6 +19,7 @@ from fallback.keys import key_handlers
 from fallback.poll import Wait, poll_handlers
 from relay.admission import Admission, Beginning
 from relay.answers import answer_error
+from relay.coding import coding_chooser
 from relay.connections import hang_up, limit_sends, limit_silence
 from relay.cursor import Place
 from relay.edge import Edge, Receive, Send
@@ -95,16 +96,17 @@ class Relay:
 
     def app(self) -> Edge:
         settings = self.settings
+        choose_coding = coding_chooser(settings.compression)
         litestar = Litestar(
             [
-                *live_handlers(self.guard, self.log, self.rates, self.versions),
-                *poll_handlers(self.guard, self.log, self.rates, self.versions, self.waiting, self.metrics, self.load),
+                *live_handlers(self.guard, self.log, self.rates, self.versions, choose_coding),
+                *poll_handlers(self.guard, self.log, self.rates, self.versions, choose_coding, self.waiting, self.metrics, self.load),
                 *key_handlers(self.guard, self.rates, self.versions),
                 *publish_handlers(self.guard, self.log, self.rates, self.metrics, settings.max_event_bytes, settings.request_seconds),
                 *ticket_handlers(self.guard, self.records, settings.request_seconds),
                 *revoke_handlers(self.guard, self.records, settings.request_seconds),
                 *status_handlers(self.guard, self.status, self.metrics, settings.metrics_token),
-                *page_handlers(settings.demo_page),
+                *page_handlers(settings.demo_page, choose_coding),
             ],
             lifespan=[self.lifespan],
             exception_handlers={Exception: answer_error},

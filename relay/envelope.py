@@ -7,29 +7,43 @@ Seals are made when they are sent, also for what is read again from the log, and
 would find them expired. **Turns**: time is cut at each half of a seal's life and at each new epoch of keys, and at each cut everything
 that was sealed is forgotten. So what is sent is never older than half its life, and whoever keeps sealed bytes (the audiences of
 `relay.hub`) only has to compare turns.
+
+**Compression** comes before the seal, since nothing makes a seal much smaller. Then `data` is a string, base64url of the JSON text as raw
+deflate (RFC 1951), and `compression` says so.
 """
 
+import zlib
 from collections.abc import Callable
 
 from relay.cursor import Place
 from relay.event import Event
 from relay.keys import Keyring
+from relay.seal import write_base64
 
 SEALED_EVENTS_MAX = 20_000
 SEALED_BYTES_MAX = 32 << 20
+COMPRESSED_MIN_BYTES = 1000  # less is sealed as it is
+COMPRESSION_LEVEL = 4  # of zlib's 9
+WORTH_IT = 0.75  # compressed data that takes more of its room is sealed as it is
 
 
-def envelope(event: Event, shard: int, sealed_ms: int) -> bytes:
+def envelope(event: Event, shard: int, sealed_ms: int, *, compresses: bool) -> bytes:
     """Topics, names and cursors hold no character that JSON escapes."""
-    head = f'{{"id":"{event.cursor(shard)}","topic":"{event.topic}","n":{event.n},"event":"{event.name}","ts":{event.ts}'
-    return b'%b,"sealed_at":%d,"data":%b}' % (head.encode(), sealed_ms, event.data)
+    head = f'{{"id":"{event.cursor(shard)}","topic":"{event.topic}","n":{event.n},"event":"{event.name}","ts":{event.ts}'.encode()
+    data = event.data
+    if compresses and len(data) >= COMPRESSED_MIN_BYTES:
+        compressed = write_base64(zlib.compress(data, COMPRESSION_LEVEL, wbits=-zlib.MAX_WBITS)).encode()
+        if len(compressed) <= WORTH_IT * len(data):
+            return b'%b,"sealed_at":%d,"compression":"deflate-raw","data":"%b"}' % (head, sealed_ms, compressed)
+    return b'%b,"sealed_at":%d,"data":%b}' % (head, sealed_ms, data)
 
 
 class Sealer:
     """Of one process."""
 
-    def __init__(self, keyring: Keyring, ttl_s: int, clock: Callable[[], float]) -> None:
+    def __init__(self, keyring: Keyring, ttl_s: int, clock: Callable[[], float], *, compresses: bool = False) -> None:
         self.keyring = keyring
+        self.compresses = compresses
         self.ttl_ms = ttl_s * 1000
         self.sealed = 0  # how many seals it has made
         self._clock = clock
@@ -55,7 +69,9 @@ class Sealer:
         known = self._seals.get((shard, event.place))
         if known is not None:
             return known
-        made = self.keyring.sealing(event.topic, now_ms).seal(envelope(event, shard, now_ms), now_ms + self.ttl_ms)
+        made = self.keyring.sealing(event.topic, now_ms).seal(
+            envelope(event, shard, now_ms, compresses=self.compresses), now_ms + self.ttl_ms
+        )
         self.sealed += 1
         self._seals[shard, event.place] = made
         self._bytes += len(made)

@@ -5,6 +5,8 @@ sending them again.
 """
 
 import hashlib
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from litestar.openapi.spec import Operation
 from litestar.response import Response
 
 from relay.answers import is_known
+from relay.coding import Coding
 from relay.guard import header
 from relay.openapi import ANYBODY, header_of, operation
 
@@ -27,17 +30,30 @@ LIBRARY = {
 
 
 def file_handler(
-    path: str, source: Path, media_type: str, headers: dict[str, str], operation_class: type[Operation] | None = None
+    path: str,
+    source: Path,
+    media_type: str,
+    headers: dict[str, str],
+    choose_coding: Callable[[str], Coding],
+    operation_class: type[Operation] | None = None,
 ) -> HTTPRouteHandler:
     """Serves a file at a path. Without `operation_class` the OpenAPI document doesn't have it."""
     content = source.read_bytes()
-    tag = f'"{hashlib.sha256(content).hexdigest()[:20]}"'
-    headers = {"etag": tag, "cache-control": CACHE_CONTROL, **headers}
+    digest = hashlib.sha256(content).hexdigest()[:20]
+
+    @cache
+    def packed(coding: Coding) -> bytes:
+        return coding.pack(content)
 
     async def serve(request: Request[Any, Any, Any]) -> Response[bytes]:
+        coding = choose_coding(header(request.scope, b"accept-encoding"))
+        tag = f'"{digest}-{coding.name or "identity"}"'
+        sent = {"etag": tag, "vary": "Origin, Accept-Encoding", "cache-control": CACHE_CONTROL, **headers}
         if is_known(header(request.scope, b"if-none-match"), tag):
-            return Response(b"", status_code=304, headers=headers)
-        return Response(content, media_type=media_type, headers=headers)
+            return Response(b"", status_code=304, headers=sent)
+        if coding.name:
+            sent["content-encoding"] = coding.name
+        return Response(packed(coding), media_type=media_type, headers=sent)
 
     if operation_class is None:
         return get(path, include_in_schema=False)(serve)

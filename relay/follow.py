@@ -26,6 +26,7 @@ import msgspec
 
 from relay import framing, sse
 from relay.auth import NOBODY
+from relay.coding import IDENTITY, Coding
 from relay.cursor import EARLIEST, Place, write_cursor
 from relay.errors import LogAway, LogUnavailable, Problem, TooMany, Unavailable
 from relay.event import Event
@@ -66,6 +67,7 @@ class Start(msgspec.Struct, frozen=True):
 
     topics: tuple[str, ...]
     version: str
+    coding: Coding = IDENTITY
     names: frozenset[str] | None = None
     places: dict[int, Place] | None = None  # None: at the journal's end
     n: int | None = None
@@ -129,8 +131,13 @@ class Streams:
         Raises Unavailable before anything was sent.
         """
         self._check_available(start.topics)
+        coding = start.coding
+        if coding.name:
+            headers = [*headers, (b"content-encoding", coding.name.encode()), (b"vary", b"Accept-Encoding")]
         await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
-        reader = self.hub.join(start.topics, start.names, start.version, send, self.log.shard)
+        if coding.head:
+            await send(body(coding.head))
+        reader = self.hub.join(start.topics, start.names, start.version, coding, send, self.log.shard)
         held = self.standing.enter(start.permit, partial(self.end, reader))
         self._set_up(reader, start)
         self.standing.review(held)
@@ -308,7 +315,7 @@ class Streams:
             else:
                 own = [event for event in ring.after(s) if event.topic in audience.members and audience.wants(event)]
                 part = first_bytes(own, CHUNK_BYTES)
-                chunk = framing.blocks(part, shard, False, reader.places, audience.seal)
+                chunk = audience.coding.compress(framing.blocks(part, shard, False, reader.places, audience.seal))
                 end = ring.place if len(part) == len(own) else part[-1].place
             hello = b"" if reader.greeted else self._hello(reader, "exact")
             if audience.single:
@@ -446,7 +453,7 @@ class Streams:
             {span.shard: span.end for span in spans},
             spans[0].n if audience.single else None,
             still_starting(spans) if newest or starts else None,
-            b"".join(parts),
+            audience.coding.compress(b"".join(parts)),
             not any(span.events for span in spans),
             began,
             began_n,
@@ -481,7 +488,7 @@ class Streams:
             "connection": reader.connection,
             "token_expires": reader.token_expires,
         }
-        return sse.retry(random.randint(*RETRY_MS)) + sse.block("hello", msgspec.json.encode(data), id=cursor)
+        return reader.audience.coding.wrap(sse.retry(random.randint(*RETRY_MS)) + sse.block("hello", msgspec.json.encode(data), id=cursor))
 
     # Ends
 
@@ -504,7 +511,7 @@ class Streams:
         # While it is to be told of a reset, it must come back with what it has. (Before its hello that is what it came with.)
         known = (reader.greeted or reader.places is not None) and not reader.renewing
         cursor = self._cursor(reader) if known else ""
-        push(reader.send, body(bye(reader.ending, cursor), more=False))
+        push(reader.send, body(reader.audience.coding.wrap(bye(reader.ending, cursor)), more=False))
         self._finish(reader)
 
     def _finish(self, reader: Reader) -> None:
@@ -545,12 +552,12 @@ class Streams:
             reader.cursor_ms = max(self.hub.rings[shard].place.ms for shard in audience.by_shard)
             reader.hidden = audience.hidden
             data = {"cursor": cursor, "time": int(time.time() * 1000)}
-            message = sse.block("sync", msgspec.json.encode(data), id=cursor)
+            message = body(audience.coding.wrap(sse.block("sync", msgspec.json.encode(data), id=cursor)))
         elif time.monotonic() - audience.pushed_at < 1 / SLOTS_A_SECOND and reader.live:
             return
         else:
-            message = sse.HEARTBEAT
-        sending = push(reader.send, body(message))
+            message = audience.heartbeat
+        sending = push(reader.send, message)
         if sending is None:
             return
         if reader.live:

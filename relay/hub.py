@@ -9,9 +9,9 @@ places of its own and a task (`relay.follow`) that reads on from there. It becom
 await, and only where places are equal: one that is ahead, since it has read in the log what the tail has yet to read, is
 behind too. So no event is pushed twice or passed over, whatever the order in which reads and batches come.
 
-**Audiences.** Readers that get the same bytes (topics, version, filter) are one audience. For each batch and each audience
-that it touches, one chunk is made of all its topics' events in journal order, and given to everyone. What is sealed in it is good for one
-turn of the sealer, then it is made anew.
+**Audiences.** Readers that get the same bytes (topics, version, filter, coding) are one audience. For each batch and each audience
+that it touches, one chunk is made of all its topics' events in journal order, compressed, and given to everyone. What is sealed in it is
+good for one turn of the sealer, then it is made anew.
 
 **Pushing.** The server takes a chunk when `send` is called, not when its result is awaited, and answers with something
 that is already done unless the connection's channel is full. So a push to 10,000 readers is a plain loop without a task or
@@ -27,7 +27,8 @@ from typing import Any
 
 import msgspec
 
-from relay import framing
+from relay import framing, sse
+from relay.coding import Coding
 from relay.cursor import EARLIEST, Place
 from relay.envelope import Sealer
 from relay.event import Event
@@ -121,12 +122,15 @@ class Audience:
         version: str,
         shards: dict[int, list[str]],
         sealer: Sealer | None,
+        coding: Coding,
     ) -> None:
-        self.key = (topics, names, version)
+        self.key = (topics, names, version, coding.name)
         self.topics = topics
         self.members = frozenset(topics)
         self.names = names
         self.seal = sealer.seal if sealer else None
+        self.coding = coding
+        self.heartbeat = body(coding.wrap(sse.HEARTBEAT))
         self.by_shard = shards
         self.single = topics[0] if len(topics) == 1 else ""
         self.readers = 0
@@ -191,7 +195,7 @@ class Audience:
                     break
             if len(self._joined) >= JOINED_MAX:
                 self._joined.clear()
-            part = self._joined[s, most] = b"".join(found), end
+            part = self._joined[s, most] = self.coding.compress(b"".join(found)), end
         return part
 
 
@@ -287,17 +291,18 @@ class Hub:
         topics: Iterable[str],
         names: frozenset[str] | None,
         version: str,
+        coding: Coding,
         send: Send,
         shard_of: Callable[[str], int],
     ) -> Reader:
         """A new reader, behind. An audience lasts as long as it has readers."""
         ordered = tuple(sorted(set(topics)))
-        audience = self._audiences.get((ordered, names, version))
+        audience = self._audiences.get((ordered, names, version, coding.name))
         if audience is None:
             by_shard: dict[int, list[str]] = {}
             for topic in ordered:
                 by_shard.setdefault(shard_of(topic), []).append(topic)
-            audience = Audience(ordered, names, version, by_shard, self._versions.sealer_of(version))
+            audience = Audience(ordered, names, version, by_shard, self._versions.sealer_of(version), coding)
             audience.forget(self.rings[min(by_shard)].place.s)
             self._audiences[audience.key] = audience
             for topic in ordered:
@@ -383,7 +388,7 @@ class Hub:
         if one_shard:
             chunk = audience.chunk_after(before, ring)
         else:
-            chunk = framing.blocks(events, ring.shard, False, self.places(audience), audience.seal)
+            chunk = audience.coding.compress(framing.blocks(events, ring.shard, False, self.places(audience), audience.seal))
         message = body(chunk)
         unfinished = []
         for reader in audience.live:

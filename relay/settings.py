@@ -90,6 +90,7 @@ class Settings(msgspec.Struct, frozen=True):
     sources: Path | None
     poll_interval: int
     lease_seconds: float
+    compression: str
     log_format: str
     demo_page: bool
 
@@ -345,6 +346,12 @@ SETTINGS = [
         "10",
         "a process that looks at a source and is gone is replaced within twice this",
     ),
+    Setting(
+        "RELAY_COMPRESSION",
+        one_of("auto", "off"),
+        "auto",
+        "`auto`: gzip or zstd for whoever asks, and what is sealed is compressed before; `off`",
+    ),
     Setting("RELAY_LOG_FORMAT", one_of("text", "json"), "text", "log lines as `text` or `json`"),
     Setting("RELAY_DEMO_PAGE", switch, "", "`1`: a page at `/` that shows a topic live, and lets one look into its stream"),
 ]
@@ -437,4 +444,5 @@ def versions_of(settings: Settings) -> Versions:
     if not settings.sse_encryption_key:
         return Versions()
     keyring = Keyring(settings.sse_encryption_key, settings.key_epoch_seconds, settings.seal_keys == "shared")
-    return Versions(Sealer(keyring, settings.seal_ttl_seconds, time.time), settings.require_sealed)
+    sealer = Sealer(keyring, settings.seal_ttl_seconds, time.time, compresses=settings.compression == "auto")
+    return Versions(sealer, settings.require_sealed)

@@ -169,7 +169,7 @@ class Verification:
         url = f"/stream/{self.topic}/v1/live"
         async with self.client.stream("GET", url, headers={"last-event-id": reader.cursor}) as answer:
             check(answer)
-            async for piece in answer.aiter_raw():
+            async for piece in answer.aiter_bytes():
                 for received in parser.feed(piece):
                     self._take_block(reader, received)
         await asyncio.sleep(random.uniform(*PAUSE_S))  # a bye: it comes back soon

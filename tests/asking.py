@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self, TypeVar
 import httpx
 
 from tests.servers import token
-from tests.streams import Block, Parser
+from tests.streams import Block, Parser, decoder
 
 LIMIT_S = 15.0
 T = TypeVar("T")
@@ -121,7 +121,7 @@ class Live:
         self.answer = answer
         self.parser = Parser()
         self.text = b""
-        self._pieces = answer.iter_raw()
+        self._pieces = map(decoder(answer.headers.get("content-encoding", "")), answer.iter_raw())
         self._blocks: list[Block] = []
 
     def next(self) -> Block:

@@ -64,6 +64,14 @@ def asker(relay: Relay) -> Iterator[Asker]:
 
 
 @pytest.fixture(scope="session")
+def function(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Function]:
+    """The polling function, beside the shared relay."""
+    process = Function(Relay(tmp_path_factory.mktemp("function"), valkey.url, SHARED_ENV)).start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[list[Asker]]:
     """Two relays and the polling function."""
     folder = tmp_path_factory.mktemp("fleet")

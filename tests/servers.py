@@ -25,6 +25,7 @@ START_S = 60  # on a machine that is busy with other tests
 STOP_S = 20
 SERVICE = "mymaster"  # what Sentinel calls the primary and its replicas
 SLOTS = 16384  # of a cluster
+ALONE = Path(__file__).parent / "alone"  # what Python finds there at its start
 
 
 def free_port() -> int:
@@ -251,6 +252,7 @@ class Relay:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "SSE_"))}
         return {
             **clean,
+            "PYTHONPATH": str(ALONE),
             "RELAY_JWT_SECRET": SECRET,
             "RELAY_PORT": str(self.port),
             "RELAY_DATA_DIR": str(self.directory / "data"),

@@ -6,14 +6,51 @@ tested against.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import sys
+import zlib
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 LIMIT_S = 10.0
+CODINGS = ("gzip", "zstd", "identity")
+
+
+def decoder(coding: str) -> Callable[[bytes], bytes]:
+    """What takes the pieces of a stream as they come, and gives for each what can be read by then."""
+    match coding:
+        case "gzip":
+            return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress
+        case "zstd":
+            return Frames().decompress
+        case _:
+            assert coding in ("", "identity")
+            return bytes
+
+
+class Frames:
+    """The standard library's decoder takes one frame."""
+
+    def __init__(self) -> None:
+        self._frame = zstd.ZstdDecompressor()
+
+    def decompress(self, piece: bytes) -> bytes:
+        found = b""
+        while piece:
+            found += self._frame.decompress(piece)
+            piece = b""
+            if self._frame.eof:
+                piece = self._frame.unused_data
+                self._frame = zstd.ZstdDecompressor()
+        return found
 
 
 @dataclass
@@ -94,6 +131,7 @@ class Stream:
         self.response = response
         self.parser = Parser()
         self._pieces = response.aiter_raw()
+        self._decode = decoder(response.headers.get("content-encoding", ""))
         self._blocks: list[Block] = []
 
     @property
@@ -106,7 +144,7 @@ class Stream:
         async with asyncio.timeout(limit_s):
             while not self._blocks:
                 try:
-                    self._blocks += self.parser.feed(await anext(self._pieces))
+                    self._blocks += self.parser.feed(self._decode(await anext(self._pieces)))
                 except (StopAsyncIteration, httpx.RemoteProtocolError, httpx.ReadError):
                     raise EOFError from None
         return self._blocks.pop(0)

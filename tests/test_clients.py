@@ -126,12 +126,17 @@ def commands(directory: Path, url: str) -> list[tuple[list[str], Read]]:
     ]
 
 
+def data(number: int) -> dict[str, Any]:
+    """Large enough to be compressed, for those who ask for that."""
+    return {"number": number, "colours": ["red", "black"] * 50}
+
+
 async def live_through_a_kill(clients: list[Client], here: str, mortal: Relay, other: httpx.AsyncClient) -> None:
     """Publishes before, while and after the relay is dead, and looks at what its clients got of it."""
     ids: list[str] = []
 
     async def publish(count: int) -> None:
-        items = [{"topic": here, "data": {"number": number}} for number in range(len(ids), len(ids) + count)]
+        items = [{"topic": here, "data": data(number)} for number in range(len(ids), len(ids) + count)]
         answer = (await other.post("/stream/publish", json=items)).raise_for_status()
         ids.extend(item["id"] for item in answer.json()["results"])
 
@@ -148,7 +153,7 @@ async def live_through_a_kill(clients: list[Client], here: str, mortal: Relay, o
     await publish(2)
     for client in clients:
         await client.has(8)
-        assert client.updates == [("update", id, {"number": number}) for number, id in enumerate(ids)]
+        assert client.updates == [("update", id, data(number)) for number, id in enumerate(ids)]
         assert client.resumes == ["new", "exact"]
 
 

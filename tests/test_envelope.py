@@ -1,7 +1,11 @@
 """Sealed events: what is inside, and that each is sealed once for all."""
 
 import json
+import random
+import zlib
+from base64 import urlsafe_b64decode
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -40,7 +44,7 @@ def sealer(clock: Clock) -> Sealer:
     return Sealer(Keyring((SEAL_KEY,)), TTL_S, clock)
 
 
-def opened(sealer: Sealer, sealed: bytes, clock: Callable[[], float]) -> dict[str, object]:
+def opened(sealer: Sealer, sealed: bytes, clock: Callable[[], float]) -> dict[str, Any]:
     now_ms = int(clock() * 1000)
     keys: dict[str, str | bytes] = {key.id: key.key for key in sealer.keyring.given(T, now_ms)}
     return dict(json.loads(unseal(sealed.decode(), keys, now_ms)))
@@ -58,6 +62,35 @@ def test_the_envelope_says_which_event_it_is(sealer: Sealer, clock: Clock) -> No
         ("sealed_at", int(BEGIN_S * 1000)),
         ("data", {"x": [1, "é"]}),
     ]
+
+
+LARGE = json.dumps([{"name": "red", "value": number} for number in range(100)]).encode()
+
+
+def test_large_data_is_compressed_before_it_is_sealed(clock: Clock) -> None:
+    sealer = Sealer(Keyring((SEAL_KEY,)), TTL_S, clock, compresses=True)
+    sealed = sealer.seal(event(7, data=LARGE), 2)
+    inside = opened(sealer, sealed, clock)
+    assert list(inside) == ["id", "topic", "n", "event", "ts", "sealed_at", "compression", "data"]
+    assert inside["compression"] == "deflate-raw"
+    assert zlib.decompress(urlsafe_b64decode(inside["data"] + "=="), wbits=-15) == LARGE
+    assert len(sealed) < len(LARGE) / 2
+
+
+@pytest.mark.parametrize(
+    ("data", "compresses"),
+    [
+        (json.dumps("x" * 997).encode(), True),
+        (json.dumps(random.Random(7).randbytes(2000).hex()).encode(), True),
+        (LARGE, False),
+    ],
+    ids=["small", "without a pattern", "off"],
+)
+def test_other_data_is_sealed_as_it_is(clock: Clock, data: bytes, compresses: bool) -> None:
+    sealer = Sealer(Keyring((SEAL_KEY,)), TTL_S, clock, compresses=compresses)
+    inside = opened(sealer, sealer.seal(event(7, data=data), 2), clock)
+    assert "compression" not in inside
+    assert inside["data"] == json.loads(data)
 
 
 def test_an_event_is_sealed_once_however_often_it_is_sent(sealer: Sealer, clock: Clock) -> None:

@@ -58,7 +58,6 @@ def test_a_stream_has_the_headers_that_keep_it_moving(asker: Asker) -> None:
         assert headers["cache-control"] == "no-store, no-transform"
         assert headers["x-accel-buffering"] == "no"
         assert "content-length" not in headers
-        assert "content-encoding" not in headers
 
 
 def test_hello_says_where_the_stream_goes_on(asker: Asker) -> None:

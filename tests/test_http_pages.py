@@ -12,18 +12,10 @@ import pytest
 
 from tests.asking import AUTH, Asker, asking, bearer, check_problem, start_poll
 from tests.protocol.world import Function
-from tests.servers import SEAL_KEY, Relay, Valkey, token, topic
+from tests.servers import Relay, token, topic
 
 FOREIGN = "e0.5-6"
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def function(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Function]:
-    settings = Relay(tmp_path_factory.mktemp("function"), valkey.url, {"RELAY_PUBLIC_TOPICS": "public/**", "SSE_ENCRYPTION_KEY": SEAL_KEY})
-    process = Function(settings).start()
-    yield process
-    process.kill()
 
 
 class Reader(Asker):

@@ -5,6 +5,7 @@ All that is said of pages and keys holds for the relay and for the polling funct
 
 import json
 import time
+import zlib
 from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from typing import Any
@@ -101,6 +102,19 @@ def test_a_stream_of_several_topics_has_seals_in_its_wrapper(asker: Asker) -> No
             wrapper = stream.next().json()
             assert list(wrapper) == ["id", "topic", "n", "ts", "data"]
             check_inside(opened(wrapper["data"], keys), published)
+
+
+def test_large_data_was_compressed_before_it_was_sealed(asker: Asker, door: Asker) -> None:
+    own, value = topic(), [{"name": "red", "value": number} for number in range(100)]
+    publish(asker, own, value)
+    keys = keys_of(asker, own)
+    with asker.live(f"/stream/{own}/v2/live?k=1") as stream:
+        sealed = [stream.next(), stream.next()][1].data
+    (item,) = door.page(f"/stream/{own}/v2/poll?cursor=earliest")["events"]
+    for inside in (opened(sealed, keys), opened(item["data"], keys)):
+        assert inside["compression"] == "deflate-raw"
+        assert json.loads(zlib.decompress(urlsafe_b64decode(inside["data"] + "=="), wbits=-15)) == value
+    assert len(sealed) < len(json.dumps(value)) / 2
 
 
 def test_a_cursor_is_good_in_either_version(asker: Asker) -> None:

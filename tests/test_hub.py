@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import hub as hubs
+from relay.coding import IDENTITY
 from relay.cursor import EARLIEST, Place, parse_cursor
 from relay.envelope import Sealer
 from relay.event import Event
@@ -67,7 +68,7 @@ class Client:
 
 
 def join(hub: Hub, client: Client, *topics: str, names: frozenset[str] | None = None, shard: Callable[[str], int] = lambda _: 0) -> Reader:
-    return hub.join(topics or (T,), names, "v1", client.send, shard)
+    return hub.join(topics or (T,), names, "v1", IDENTITY, client.send, shard)
 
 
 def live(hub: Hub, client: Client, *topics: str, names: frozenset[str] | None = None) -> Reader:
@@ -462,7 +463,7 @@ def test_a_sealed_chunk_is_one_for_all_and_made_anew_in_the_next_turn() -> None:
     hub.start(0, place(10))
     clients = [Client() for _ in range(3)]
     readers = [
-        hub.join((T,), names, "v2", client.send, lambda _: 0)
+        hub.join((T,), names, "v2", IDENTITY, client.send, lambda _: 0)
         for client, names in zip(clients, [None, None, frozenset({"update"})], strict=True)
     ]
     for reader in readers:

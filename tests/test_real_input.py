@@ -6,7 +6,6 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -16,7 +15,7 @@ import pytest
 from relay import Publisher
 from relay.settings import read_settings
 from tests.protocol.world import Function
-from tests.servers import Relay, Valkey, topic
+from tests.servers import Relay, topic
 from tests.streams import Stream, open_stream
 
 pytestmark = pytest.mark.anyio
@@ -40,13 +39,6 @@ class Page(msgspec.Struct, frozen=True):
     events: list[Item]
     cursor: str
     more: bool
-
-
-@pytest.fixture(scope="module")
-def function(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Function]:
-    server = Function(Relay(tmp_path_factory.mktemp("function"), valkey.url)).start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ while :; do
     last=$(cat "$kept")
     {
         # 22: a status of 400 or more. 4xx is final; 5xx comes from a proxy, while the relay is away.
-        curl -sSN --fail --keepalive-time 20 -D "$state/head" -K "$state/token" ${last:+-H "Last-Event-ID: $last"} "$url" ||
+        curl -sSN --compressed --fail --keepalive-time 20 -D "$state/head" -K "$state/token" ${last:+-H "Last-Event-ID: $last"} "$url" ||
             [ $? -ne 22 ] || ! grep -q '^HTTP/[^ ]* 4' "$state/head" || touch "$state/refused"
     } | while IFS= read -r line; do
         printf '%s\n' "$line"

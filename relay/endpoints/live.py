@@ -1,5 +1,6 @@
 """Live streams: who may have one, and where it begins. `relay.follow` serves it once Litestar is done."""
 
+from collections.abc import Callable
 from typing import Any
 
 from litestar import Request, get
@@ -7,13 +8,14 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 
 from relay.answers import answer_error, as_problem
+from relay.coding import IDENTITY, Coding
 from relay.edge import Hold, topic_of
 from relay.endpoints import described
 from relay.errors import LogUnavailable, Problem
 from relay.follow import Start
 from relay.guard import Guard, header
 from relay.log import Log
-from relay.query import ReadQuery, Versions, parse_read, places_of
+from relay.query import SEALED, ReadQuery, Versions, parse_read, places_of
 from relay.rates import Rates
 
 
@@ -29,7 +31,9 @@ class Admitted(Start, frozen=True):
     who: str = ""
 
 
-def live_handlers(guard: Guard, log: Log, rates: Rates, versions: Versions) -> list[HTTPRouteHandler]:
+def live_handlers(
+    guard: Guard, log: Log, rates: Rates, versions: Versions, choose_coding: Callable[[str], Coding]
+) -> list[HTTPRouteHandler]:
     async def answer(request: Request[Any, Any, Any], version: str, topic: str | None) -> Response[Any]:
         scope: Any = request.scope
         query = parse_read(version, topic, scope["query_string"], header(scope, b"last-event-id"), versions)
@@ -44,6 +48,8 @@ def live_handlers(guard: Guard, log: Log, rates: Rates, versions: Versions) -> l
         return Hold(
             Admitted(
                 **begin(query, log),
+                # What is sealed was compressed before it was, where that was worth it.
+                coding=IDENTITY if query.version == SEALED else choose_coding(header(scope, b"accept-encoding")),
                 permit=permit,
                 who=permit.identity.sub or guard.address(scope),
             )

@@ -4,11 +4,13 @@ The page may load nothing but its own files, and may be framed by nobody: it hol
 the newest, so that page and client are of one version.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from litestar.handlers import HTTPRouteHandler
 
 import relay
+from relay.coding import Coding
 from relay.endpoints import described
 from relay.files import JAVASCRIPT, LIBRARY, file_handler
 
@@ -21,16 +23,16 @@ PAGE = {"cache-control": "no-cache", "content-security-policy": POLICY}
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": JAVASCRIPT, ".svg": "image/svg+xml"}
 
 
-def page_handlers(demo_page: bool) -> list[HTTPRouteHandler]:
+def page_handlers(demo_page: bool, choose_coding: Callable[[str], Coding]) -> list[HTTPRouteHandler]:
     return [
-        file_handler("/stream/client.js", STATIC / "client.js", JAVASCRIPT, LIBRARY, described.CLIENT),
-        file_handler("/stream/client.d.ts", STATIC / "client.d.ts", described.TYPESCRIPT, LIBRARY, described.CLIENT_TYPES),
-        *(demo_handlers() if demo_page else ()),
+        file_handler("/stream/client.js", STATIC / "client.js", JAVASCRIPT, LIBRARY, choose_coding, described.CLIENT),
+        file_handler("/stream/client.d.ts", STATIC / "client.d.ts", described.TYPESCRIPT, LIBRARY, choose_coding, described.CLIENT_TYPES),
+        *(demo_handlers(choose_coding) if demo_page else ()),
     ]
 
 
-def demo_handlers() -> list[HTTPRouteHandler]:
+def demo_handlers(choose_coding: Callable[[str], Coding]) -> list[HTTPRouteHandler]:
     return [
-        file_handler("/" if path.name == "index.html" else f"/page/{path.name}", path, MEDIA_TYPES[path.suffix], PAGE)
+        file_handler("/" if path.name == "index.html" else f"/page/{path.name}", path, MEDIA_TYPES[path.suffix], PAGE, choose_coding)
         for path in sorted((STATIC / "page").iterdir())
     ]

@@ -19,6 +19,7 @@ export interface Limits {
   skewMs: number;
   sealMs: number;
   leaderMs: number;
+  inflatedBytes: number;
 }
 
 export const LIMITS: Readonly<Limits>;

@@ -28,6 +28,7 @@ export const LIMITS = Object.freeze({
   skewMs: 60000, // how wrong clocks may be, as in Iron
   sealMs: 300000, // the age of a seal that has no end of its own
   leaderMs: 40000, // a leading tab that says nothing for so long is replaced
+  inflatedBytes: 1 << 26, // of what was compressed before it was sealed
 });
 const BLOCK_CHARS_MAX = 1 << 24; // far above what a relay sends; without it a stream that never ends a block fills the memory
 const TOPICS_MAX = 100; // of a request
@@ -437,7 +438,130 @@ async function openSealed(text, keys, asked, nowMs, limits) {
   const envelope = await unseal(text, key, nowMs, limits.skewMs);
   const wrong = topic && topic !== envelope.topic ? "foreign_topic" : whatIsWrong(envelope, asked, expiresMs, nowMs, limits);
   if (wrong) throw new SealError(wrong, `an event that isn't what was asked for: ${wrong}`);
-  return envelope;
+  return envelope.compression === undefined ? envelope : { ...envelope, data: decompress(envelope) };
+}
+
+function decompress({ compression, data }) {
+  if (compression !== "deflate-raw") throw new SealError("malformed", `a payload compressed as ${compression}: get a newer client.js`);
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(inflate(fromBase64Url(data))));
+  } catch (error) {
+    throw new SealError("malformed", "a payload that isn't what its compression says");
+  }
+}
+
+// The lengths and distances of RFC 1951, section 3.2.5: the least of each code, and how many bits are added to it.
+const LENGTH_BITS = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0];
+const LENGTHS = [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258];
+const DISTANCE_BITS = Array.from({ length: 30 }, (_, code) => Math.max(0, (code >> 1) - 1));
+const DISTANCES = DISTANCE_BITS.reduce((found, bits, code) => [...found, found[code] + 2 ** bits], [1]);
+const LENGTH_ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
+
+/** A Huffman code, by the lengths of its symbols' codes: how many there are of each, and the symbols in the order of their codes. */
+function huffman(lengths) {
+  const counts = new Array(16).fill(0);
+  for (const length of lengths) counts[length]++;
+  counts[0] = 0;
+  const next = [0];
+  for (let length = 1; length < 16; length++) next[length] = next[length - 1] + counts[length - 1];
+  const symbols = [];
+  lengths.forEach((length, symbol) => length && (symbols[next[length]++] = symbol));
+  return { counts, symbols };
+}
+
+const FIXED = [
+  huffman(Array.from({ length: 288 }, (_, symbol) => (symbol < 144 ? 8 : symbol < 256 ? 9 : symbol < 280 ? 7 : 8))),
+  huffman(new Array(30).fill(5)),
+];
+
+/**
+ * What raw deflate holds (RFC 1951). Not by the browser's DecompressionStream, which came years after WebCrypto.
+ * Throws a RangeError for what is none, or more than `most` bytes.
+ */
+export function inflate(bytes, most = LIMITS.inflatedBytes) {
+  let at = 0;
+  let held = 0;
+  let count = 0;
+  let out = new Uint8Array(Math.min(most, 4 * bytes.length + 64));
+  let size = 0;
+
+  const hold = (need) => {
+    for (; count < need; count += 8) {
+      if (at === bytes.length) throw new RangeError("deflated data that is cut short");
+      held |= bytes[at++] << count;
+    }
+  };
+  const take = (need) => {
+    hold(need);
+    const taken = held & ((1 << need) - 1);
+    held >>>= need;
+    count -= need;
+    return taken;
+  };
+  // Bit by bit, as in zlib's `puff`: enough for events, and short.
+  const symbol = ({ counts, symbols }) => {
+    for (let length = 1, code = 0, first = 0, index = 0; length < 16; length++) {
+      hold(1);
+      code |= held & 1;
+      held >>>= 1;
+      count--;
+      const found = code - first;
+      if (found < counts[length]) return symbols[index + found];
+      index += counts[length];
+      first = (first + counts[length]) << 1;
+      code <<= 1;
+    }
+    throw new RangeError("deflated data with a code that is none");
+  };
+  const put = (byte) => {
+    if (size === out.length) {
+      if (size >= most) throw new RangeError("deflated data of more than may be");
+      const larger = new Uint8Array(Math.min(most, 2 * size));
+      larger.set(out);
+      out = larger;
+    }
+    out[size++] = byte;
+  };
+  const codes = () => {
+    const [literals, distances, lengths] = [take(5) + 257, take(5) + 1, take(4) + 4];
+    const own = new Array(19).fill(0);
+    for (let index = 0; index < lengths; index++) own[LENGTH_ORDER[index]] = take(3);
+    const code = huffman(own);
+    const found = [];
+    while (found.length < literals + distances) {
+      const next = symbol(code);
+      const [value, times] =
+        next < 16 ? [next, 1] : next === 16 ? [found[found.length - 1], 3 + take(2)] : [0, next === 17 ? 3 + take(3) : 11 + take(7)];
+      for (let time = 0; time < times; time++) found.push(value);
+    }
+    return [huffman(found.slice(0, literals)), huffman(found.slice(literals))];
+  };
+
+  for (let last = 0; !last; ) {
+    last = take(1);
+    const kind = take(2);
+    if (kind === 0) {
+      held = count = 0;
+      let length = take(8) | (take(8) << 8);
+      at += 2; // the length once more, inverted
+      while (length--) put(take(8));
+      continue;
+    }
+    if (kind === 3) throw new RangeError("deflated data of a kind that is none");
+    const [literal, distance] = kind === 1 ? FIXED : codes();
+    for (let next = symbol(literal); next !== 256; next = symbol(literal)) {
+      if (next < 256) {
+        put(next);
+        continue;
+      }
+      let length = LENGTHS[next - 257] + take(LENGTH_BITS[next - 257]);
+      const code = symbol(distance);
+      const back = DISTANCES[code] + take(DISTANCE_BITS[code]);
+      if (!(back <= size)) throw new RangeError("deflated data that repeats what wasn't there");
+      while (length--) put(out[size - back]);
+    }
+  }
+  return out.subarray(0, size);
 }
 
 /** Ends after a while, at the signal, or when the function that `offer` gets is called. */

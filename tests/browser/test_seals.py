@@ -2,9 +2,12 @@
 
 import json
 import time
+import zlib
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relay.seal import Password, SealingKey, make_key, write_base64
 from tests.browser.node import run
@@ -152,3 +155,72 @@ def test_a_secret_for_all_seals_opens_them_in_the_order_of_the_calls() -> None:
     return opened;
     """
     assert run(script, {"secret": PASSWORD, "texts": texts}) == list(range(20))
+
+
+# What was compressed before it was sealed
+
+INFLATE = """
+const bytes = text => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), char => char.charCodeAt(0));
+return given.map(([text, most]) => {
+  try { return Array.from(client.inflate(bytes(text), most)) } catch (error) { return error.name }
+});
+"""
+
+
+def inflated(*given: tuple[bytes, int]) -> list[bytes | str]:
+    found = run(INFLATE, [[write_base64(raw), most] for raw, most in given])
+    return [one if isinstance(one, str) else bytes(one) for one in found]
+
+
+def deflated(text: bytes, level: int, strategy: int) -> bytes:
+    made = zlib.compressobj(level, zlib.DEFLATED, -15, 9, strategy)
+    return made.compress(text) + made.flush()
+
+
+TEXTS = st.one_of(
+    st.binary(max_size=400),
+    st.text("ab", max_size=2000).map(str.encode),
+    st.lists(st.integers(0, 300)).map(lambda numbers: json.dumps(numbers).encode()),
+    st.integers(0, 70_000).map(lambda size: (b"0123456789" * 7000)[:size]),
+)
+STRATEGIES = [zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE, zlib.Z_FIXED]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(TEXTS, st.integers(0, 9), st.sampled_from(STRATEGIES)), min_size=1, max_size=20))
+def test_what_zlib_deflates_inflates(cases: list[tuple[bytes, int, int]]) -> None:
+    assert inflated(*((deflated(*case), 1 << 17) for case in cases)) == [text for text, _, _ in cases]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(TEXTS, st.integers(0, 9), st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=20))
+def test_what_was_changed_is_something_else_or_an_error(cases: list[tuple[bytes, int, int, int]]) -> None:
+    broken = []
+    for text, level, at, flip in cases:
+        raw = bytearray(deflated(text, level, 0))
+        raw[at % len(raw)] ^= flip
+        broken.append((bytes(raw), 1 << 17))
+    assert all(isinstance(found, bytes) or found == "RangeError" for found in inflated(*broken))
+
+
+def test_deflated_data_that_is_cut_short_or_grows_without_end_is_refused() -> None:
+    whole = deflated(b"0123456789" * 1000, 9, 0)
+    assert inflated((whole, 10_000), (whole, 9_999), (whole[:-1], 10_000), (b"", 10_000)) == [b"0123456789" * 1000, *["RangeError"] * 3]
+
+
+def test_a_compressed_payload_is_opened_and_what_is_none_refused() -> None:
+    now_ms = int(time.time() * 1000)
+    value = {"é": ["x" * 2000]}
+    whole = write_base64(deflated(json.dumps(value, ensure_ascii=False).encode(), 6, 0))
+    packed = {"": whole, "cut": whole[:20], "no base64": "*", "no text": 7, "no json": write_base64(deflated(b"{", 6, 0))}
+    inside = [{"compression": "deflate-raw", "data": data} for data in packed.values()]
+    inside += [{"compression": other, "data": whole} for other in ("gzip", None, "")]
+    texts = [
+        SealingKey(make_key(PASSWORD)).seal(json.dumps(ENVELOPE | {"sealed_at": now_ms} | one).encode(), now_ms + 300_000).decode()
+        for one in inside
+    ]
+    script = """
+    client.openWith({ secret: given.secret });
+    return Promise.all(given.texts.map(text => client.decryptData(text).catch(error => error.reason)));
+    """
+    assert run(script, {"secret": PASSWORD, "texts": texts}) == [value, *["malformed"] * (len(texts) - 1)]

@@ -81,7 +81,7 @@ class Follower:
         async with self.http.stream("GET", url, headers=headers, timeout=httpx.Timeout(LIMIT_S, read=SILENCE_S)) as response:
             assert response.status_code == 200, await response.aread()
             self.connects += 1
-            async for piece in response.aiter_raw():
+            async for piece in response.aiter_bytes():
                 blocks = parser.feed(piece)
                 for block in blocks:
                     self.cursor = block.last_event_id

@@ -1,5 +1,6 @@
 """The polling function on AWS Lambda, and publishing from functions, as `infra/functions` has them."""
 
+import gzip
 import json
 import os
 import shutil
@@ -50,13 +51,23 @@ def test_a_page_is_the_relays_page(instance: Instance, asker: Asker, shape: str)
     name = topic()
     asker.publish(name, {"i": 1}, {"i": 2})
     target = f"/stream/{name}/v1/poll?cursor=earliest&limit=1"
-    answer, page = instance.ask(shape, target, AUTH), asker.get(target)
+    answer, page = instance.ask(shape, target, AUTH), asker.get(target, headers={**AUTH, "accept-encoding": "identity"})
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     assert {**answer.json(), "poll_after_ms": 0} == {**page.json(), "poll_after_ms": 0}
     for header in ("cache-control", "etag", "vary", "x-content-type-options", "referrer-policy"):
         assert answer.headers[header] == page.headers[header]
     again = instance.ask(shape, target, {**AUTH, "If-None-Match": answer.headers["etag"]})
     assert (again.status, again.body) == (304, b"")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_page_is_compressed_where_the_gateway_can_hand_it_on(instance: Instance, asker: Asker, shape: str) -> None:
+    name = topic()
+    asker.publish(name, *({"i": i} for i in range(20)))
+    answer = instance.ask(shape, f"/stream/{name}/v1/poll?cursor=earliest", {**AUTH, "Accept-Encoding": "gzip, deflate, br"})
+    assert answer.headers.get("content-encoding") == (None if shape == "rest" else "gzip")
+    body = answer.body if shape == "rest" else gzip.decompress(answer.body)
+    assert numbers(json.loads(body)) == list(range(20))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -15,7 +15,7 @@ from tests.asking import JSON
 from tests.faults.clients import Follower, Poller, Publisher, running, until, upto
 from tests.infra.nginx import Nginx, run_nginx
 from tests.servers import Relay, free_port, token, topic
-from tests.streams import Block, Parser, open_stream
+from tests.streams import CODINGS, Block, Parser, open_stream
 
 pytestmark = pytest.mark.anyio
 
@@ -69,6 +69,32 @@ async def test_a_stream_comes_over_http2_and_each_event_at_once(http: httpx.Asyn
         for number in range(3):
             await publish(http, relays[number % 2].url, name, number)
             assert (await stream.next(SOON_S)).json() == {"i": number}
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+async def test_a_stream_comes_in_each_coding_and_at_once(http: httpx.AsyncClient, nginx: Nginx, relays: list[Relay], coding: str) -> None:
+    name = topic()
+    headers = {"accept-encoding": coding}
+    async with open_stream(http, f"{nginx.url}/stream/{name}/v1/live", headers=headers) as stream:
+        assert stream.response.headers.get("content-encoding", "identity") == coding
+        assert (await stream.next(SOON_S)).name == "hello"
+        for number in (7, 10**200):
+            await publish(http, relays[0].url, name, number)
+            assert (await stream.next(SOON_S)).json() == {"i": number}
+
+
+async def test_a_kept_page_is_given_to_whoever_asked_for_its_coding(nginx: Nginx, relays: list[Relay], http: httpx.AsyncClient) -> None:
+    name = public_topic()
+    ids = await publish(http, relays[0].url, name, *range(50))
+    found: dict[str, list[bytes]] = {}
+    async with anonymous(nginx) as client:
+        for coding in (*CODINGS, *CODINGS):
+            headers = {"accept-encoding": coding}
+            request = client.build_request("GET", f"{nginx.url}/stream/{name}/v1/poll?cursor={ids[0]}&limit=40", headers=headers)
+            answer = await client.send(request, stream=True)
+            assert answer.headers.get("content-encoding", "identity") == coding
+            found.setdefault(coding, []).append(b"".join([piece async for piece in answer.aiter_raw()]))
+    assert all(first == second for first, second in found.values())
 
 
 async def test_several_topics_on_one_stream_come_through(http: httpx.AsyncClient, nginx: Nginx) -> None:

@@ -23,7 +23,7 @@ from relay.seal import unseal
 from tests.protocol.cases import Ask, Read
 from tests.protocol.world import Scene
 from tests.servers import SEAL_KEY
-from tests.streams import Block, Stream, open_stream
+from tests.streams import CODINGS, Block, Stream, open_stream
 
 KEYRING = Keyring((SEAL_KEY,))
 WAIT_S = "25"  # until something comes that must come
@@ -167,6 +167,7 @@ class Streaming:
         self.url = url
         self._stack = AsyncExitStack()
         self._stream: Stream | None = None
+        self._codings = itertools.cycle(CODINGS)
 
     async def read(self, client: Client, expected: Read) -> Got:
         return await self.take(client, expected, len(expected.events.split()) - len(client.glimpsed))
@@ -206,6 +207,7 @@ class Streaming:
     async def _open(self, client: Client) -> Stream:
         # What an EventSource does: it reconnects to the same URL, and what it has seen goes into the header.
         headers = {"last-event-id": client.cursor} if client.cursor else {}
+        headers["accept-encoding"] = next(self._codings)
         opening = open_stream(client.scene.http, self.url + client.url("live", cursor=client.ask.start), headers=headers)
         return await self._stack.enter_async_context(opening)
 
