@@ -206,7 +206,7 @@ class Relay:
             metrics.waiting_polls.set(self.admission.held - hub.readers)
             metrics.log_up.set(all(tail.connected for tail in tails))
             metrics.tail_lag.set(max((tail.lag_ms or 0 for tail in tails), default=0) / 1000)
-            metrics.totals(hub.deliveries, hub.events)
+            metrics.totals(hub.deliveries, hub.events, self.versions.sealer.sealed if self.versions.sealer else 0)
             self.refusals.flush()
             self.status.tick()
             if self.job:

@@ -41,6 +41,7 @@ class Metrics:
         )
         self.deliveries = Counter("relay_deliveries", "Events pushed to streams", registry=registry)
         self.events = Counter("relay_events", "Events that the tail read", registry=registry)
+        self.seals = Counter("relay_seals", "Events sealed: once for all who read them, and anew when that is old", registry=registry)
         self.published = Counter("relay_published", "Events published here, by outcome", ["outcome"], registry=registry)
         self.polls = Counter("relay_polls", "Pages answered, by status", ["status"], registry=registry)
         self.resumes = Counter("relay_resumes", "Streams and pages begun, by verdict", ["door", "verdict"], registry=registry)
@@ -71,7 +72,7 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
-        self._deliveries = self._events = 0
+        self._counted = dict.fromkeys((self.deliveries, self.events, self.seals), 0)
         self._outcomes = {outcome: self.published.labels(outcome) for outcome in ("new", "duplicate", "reused")}
 
     # Observations
@@ -103,11 +104,11 @@ class Metrics:
         self.source_leads.labels(name).set(leads)
         self.source_lag.labels(name).set(lag_s)
 
-    def totals(self, deliveries: int, events: int) -> None:
+    def totals(self, deliveries: int, events: int, seals: int) -> None:
         """Counts kept elsewhere, so that the hot path adds plain numbers."""
-        self.deliveries.inc(deliveries - self._deliveries)
-        self.events.inc(events - self._events)
-        self._deliveries, self._events = deliveries, events
+        for counter, total in {self.deliveries: deliveries, self.events: events, self.seals: seals}.items():
+            counter.inc(total - self._counted[counter])
+            self._counted[counter] = total
 
     # Exposition
 

@@ -65,6 +65,9 @@ order 400, 401, 402, 403. A path that there is not is 404 `not_found`, another m
 `method_not_allowed`, and a fault of the relay is 500 `internal`. A request whose line and headers are larger than
 the server's buffer is answered 431 without a body.
 
+**Compression**: streams and pages of `v1`, and files, come in zstd or gzip if the request's `Accept-Encoding` names it and it is worth
+it; `Content-Encoding` says so.
+
 **Streams are refused with 200.** Any other status ends an `EventSource` for good. So whatever is temporary on `/live` (the log
 is away, too many streams, a relay that stops) is a 200 whose only event is `bye`; what is final is a real status.
 """.strip()

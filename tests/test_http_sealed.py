@@ -4,6 +4,7 @@ All that is said of pages and keys holds for the relay and for the polling funct
 """
 
 import json
+import re
 import time
 import zlib
 from base64 import urlsafe_b64decode
@@ -17,7 +18,7 @@ from relay.seal import unseal, write_base64
 from tests.asking import Asker, bearer, check_problem
 from tests.iron import PACKAGES, run_iron
 from tests.protocol.world import Function
-from tests.servers import SEAL_KEY, Relay, Valkey, topic
+from tests.servers import SEAL_KEY, Relay, Valkey, topic, wait_for
 
 OLD_KEY = "the-key-before-the-one-that-seals-now-24680"
 
@@ -102,6 +103,21 @@ def test_a_stream_of_several_topics_has_seals_in_its_wrapper(asker: Asker) -> No
             wrapper = stream.next().json()
             assert list(wrapper) == ["id", "topic", "n", "ts", "data"]
             check_inside(opened(wrapper["data"], keys), published)
+
+
+def test_readers_of_one_topic_get_the_same_seals_and_these_are_counted(asker: Asker) -> None:
+    def count() -> float:
+        found = re.search(r"^relay_seals_total (.*)$", asker.get("/metrics").text, re.MULTILINE)
+        assert found
+        return float(found[1])
+
+    own, before = topic(), count()
+    with asker.live(f"/stream/{own}/v2/live") as one, asker.live(f"/stream/{own}/v2/live") as other:
+        for stream in (one, other):
+            stream.next()
+        publish(asker, own, 1, 2, 3)
+        assert [one.next().data for _ in range(3)] == [other.next().data for _ in range(3)]
+    wait_for("the seals are counted", lambda: count() >= before + 3)
 
 
 def test_large_data_was_compressed_before_it_was_sealed(asker: Asker, door: Asker) -> None:
