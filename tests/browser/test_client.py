@@ -1,9 +1,10 @@
 """`client.js` in a browser, against relays behind nothing: what it needs of the browser, and what may break."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -86,6 +87,19 @@ async def test_an_option_that_is_undefined_counts_as_absent(open_tab: OpenTab, r
     options = f"{{url: {url!r}, token: undefined, version: undefined, k: undefined, share: false}}"
     await tab.get(f"(window.second = new client.RelayStream({options}), second.addEventListener('update', e => got.push(e.data)), 0)")
     await tab.has([1])
+
+
+async def test_an_event_source_has_a_ticket_in_its_url_and_never_the_token(open_tab: OpenTab, relay: Relay, asker: Asker) -> None:
+    own = topic()
+    tab = await open_tab(relay.url, [own], without=NO_STREAMS)
+    await tab.is_open("event-source")
+    await tab.get("stream.reconnect()")
+    asker.publish(own, 1)
+    await tab.has([1])
+    given = [parse_qs(urlsplit(path).query)["token"][0] for path in tab.asked if "/live" in path]
+    assert len(given) == 2
+    assert all(re.fullmatch(r"[\w-]{43}", one) for one in given), "256 random bits, and no JWT"
+    assert tab.asked.count("/stream/ticket") >= 1
 
 
 async def test_an_event_source_hears_names_that_are_listened_for_later(open_tab: OpenTab, relay: Relay, asker: Asker) -> None:
