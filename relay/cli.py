@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 it failed (the log is away, an event was refused); 2 wrong
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"relay: {error}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # `relay tail … | head` has seen enough
-        sys.stderr.close()
+        # What is left to write goes nowhere, else Python tries once more at its end, fails, and says so.
+        # https://docs.python.org/3/library/signal.html#note-on-sigpipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -190,7 +190,7 @@ def test_only_what_the_url_alone_says_may_be_shared(
     answer = asker.get(target.format(**kept), headers={name: value.format(**kept) for name, value in headers.items()})
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == expected
-    assert answer.headers["vary"] == "Origin, Authorization, Cookie, Last-Event-ID"
+    assert answer.headers["vary"] == "Origin, Authorization, Cookie, Last-Event-ID, Accept-Encoding"
     assert answer.headers["etag"]
 
 
