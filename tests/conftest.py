@@ -1,6 +1,7 @@
 """Servers that the tests share: one Valkey and one relay for the whole run (of each worker)."""
 
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,6 +22,10 @@ SHARED_ENV = {
     "RELAY_HEARTBEAT_SECONDS": "1",
     "SSE_ENCRYPTION_KEY": SEAL_KEY,
 }
+
+# Whoever has Python write no bytecode has each process that a test starts compile all it imports: more than half of a relay's start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How long an example takes is the machine's business.
 hypothesis.settings.register_profile("tests", deadline=None)

@@ -249,7 +249,7 @@ class Relay:
         return self.log_path.read_text()
 
     def environ(self) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "SSE_", "PYTHON"))}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "SSE_"))}
         return {
             **clean,
             "PYTHONPATH": str(ALONE),
