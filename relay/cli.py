@@ -1,4 +1,4 @@
-"""The command line: `relay serve`, `demo`, `token`, `publish`, `tail`, `revoke`, `subscription`, `job`, `verify`, `check`.
+"""The command line: `relay serve`, `demo`, `token`, `publish`, `tail`, `revoke`, `subscription`, `job`, `verify`, `check`, `bench`.
 
 Exit codes: 0 done; 1 it failed (the log is away, an event was refused); 2 wrong arguments or settings.
 """
@@ -167,6 +167,19 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--token", default="", help="may read and publish canary/**; made with RELAY_JWT_SECRET if that is set")
     check.add_argument("--origin", default="", help="the origin of a page that uses the relay, as browsers send it")
     check.add_argument("--outside", action="store_true", help="look at the URL alone, not at settings and servers here")
+
+    bench = add(
+        "bench",
+        run_bench,
+        "open many streams of a running relay, publish, and say how soon each event was with each reader",
+        "relay bench https://relay.example.com --streams 100 --rate 10",
+    )
+    bench.add_argument("url", help="the relay's public address")
+    bench.add_argument("--token", help="may read and publish canary/**; made with RELAY_JWT_SECRET if that is set")
+    bench.add_argument("--streams", type=int, default=100, help="readers, all of one topic (default: 100)")
+    bench.add_argument("--rate", type=float, default=10, help="events a second (default: 10)")
+    bench.add_argument("--seconds", type=float, default=10, help="how long to publish (default: 10)")
+    bench.add_argument("--size", type=int, default=200, metavar="BYTES", help="of an event's data (default: 200)")
     return parser
 
 
@@ -245,6 +258,14 @@ def run_verify(options: argparse.Namespace) -> int:
     if not (0 < options.seconds <= 7 * 86400 and 0 < options.rate <= 1000 and 1 <= options.clients <= 100):
         raise SettingsError(["--seconds is above 0 up to a week, --rate up to 1000, --clients from 1 to 100"])
     return verify_and_print(options)
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    from relay.bench import bench_and_print
+
+    if not (1 <= options.streams <= 5000 and 0 < options.rate <= 1000 and 0 < options.seconds <= 3600 and 0 <= options.size <= 60_000):
+        raise SettingsError(["--streams is from 1 to 5000, --rate above 0 up to 1000, --seconds up to 3600, --size up to 60000"])
+    return bench_and_print(options)
 
 
 def run_check(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ import msgspec
 
 from relay import sse
 from relay.errors import RelayError
-from relay.terminal import canary_token
+from relay.terminal import canary_token, quantiles
 
 DOORS = ("live", "poll", "longpoll")
 CUT_AFTER_S = (0.5, 4.0)  # a connection's life is drawn from this
@@ -27,7 +27,6 @@ SETTLE_S = 30.0  # the longest that clients may take for what was published last
 PAUSE_S = (0.1, 1.0)  # between two tries of something that failed
 REQUEST_S = 10.0
 TOKEN_MARGIN_S = 300  # by which a token that is made here outlives the run
-SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 class Report(msgspec.Struct):
@@ -108,10 +107,9 @@ class Verification:
         for reader in self.readers:
             self.report.lost += len(reader.missing) + self.report.published - reader.last
         for door in DOORS:
-            seen = sorted(ms for reader in self.readers if reader.door == door for ms in reader.latencies_ms)
+            seen = [ms for reader in self.readers if reader.door == door for ms in reader.latencies_ms]
             if seen:
-                at = {name: seen[min(len(seen) - 1, int(len(seen) * share))] for name, share in SHARES.items()}
-                self.report.latency_ms[door] = {name: round(ms, 2) for name, ms in at.items()}
+                self.report.latency_ms[door] = {name: round(ms, 2) for name, ms in quantiles(seen).items()}
 
     async def _publish(self, seconds: float, progress: Callable[[Report], None]) -> None:
         """One canary after the other, so that their order is the log's."""

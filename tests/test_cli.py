@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -62,7 +63,7 @@ def cli(embedded: Relay, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 # Help
 
-COMMANDS = ("serve", "demo", "token", "publish", "tail", "job")
+COMMANDS = ("serve", "demo", "token", "publish", "tail", "job", "verify", "check", "bench")
 
 
 def test_help_names_the_commands_and_shows_examples(cli: Cli) -> None:
@@ -310,6 +311,38 @@ def test_a_tail_whose_reader_has_seen_enough_ends_quietly(embedded: Relay, own_a
             assert time.monotonic() < deadline
             own_asker.publish(own, 2)
         assert (tail.stderr.read(), tail.returncode) == ("", 0)
+
+
+# How fast a relay is
+
+
+def test_bench_reads_every_event_on_every_stream_and_says_how_soon(cli: Cli, embedded: Relay) -> None:
+    done = cli("bench", embedded.url, "--streams", "20", "--rate", "50", "--seconds", "0.2")
+    assert (done.code, done.err) == (0, "")
+    assert "\n200 of 200 deliveries" in done.out
+    assert re.search(r"^from publisher to reader +p50 [\d.]+, p90 [\d.]+, p99 [\d.]+, max [\d.]+ ms$", done.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--streams", "101"], 1, "RELAY_MAX_STREAMS_PER_SUB"),
+        (["--token", "none"], 1, "401"),
+        (["--streams", "0"], 2, "--streams"),
+        (["--rate", "0"], 2, "--rate"),
+    ],
+)
+def test_bench_says_why_it_can_not(cli: Cli, embedded: Relay, arguments: list[str], code: int, told: str) -> None:
+    done = cli("bench", embedded.url, *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert told in done.err
+
+
+@pytest.mark.parametrize(("url", "code"), [("http://127.0.0.1:1", 1), ("127.0.0.1:8080", 2), ("ftp://example.com", 2)])
+def test_bench_needs_a_relay(cli: Cli, url: str, code: int) -> None:
+    done = cli("bench", url)
+    assert (done.code, done.out) == (code, "")
+    assert url in done.err
 
 
 # What readers may
