@@ -176,21 +176,6 @@ def test_a_stream_comes_as_it_was_asked_for_and_goes_on_in_another_coding(asker:
     assert first != last
 
 
-def test_those_who_read_the_same_in_one_coding_get_the_same_bytes(asker: Asker) -> None:
-    """Each is as good as any other behind its head, so one is made for all: here by the same bytes on two connections."""
-    own = topic()
-    found = []
-    headers = {**AUTH, "accept-encoding": "gzip"}
-    with Asker(str(asker.client.base_url)) as second, asker.live(f"/stream/{own}/v1/live", headers=headers) as one:
-        one.next()
-        with second.live(f"/stream/{own}/v1/live", headers=headers) as two:
-            two.next()
-            asker.publish(own, LARGE)
-            found = [stream.next() for stream in (one, two)]
-    assert found[0] == found[1]
-    assert found[0].json() == LARGE
-
-
 def test_a_refusal_and_a_sealed_stream_come_as_they_are(asker: Asker) -> None:
     own = topic()
     with asker.live(f"/stream/{own}/v2/live", headers={**AUTH, "accept-encoding": "gzip"}) as stream:

@@ -1,6 +1,7 @@
 """Who is live, who is behind, and what each batch brings to whom. Sends are small fakes; nothing here waits."""
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import hub as hubs
-from relay.coding import IDENTITY
+from relay.coding import IDENTITY, Coding
 from relay.cursor import EARLIEST, Place, parse_cursor
 from relay.envelope import Sealer
 from relay.event import Event
@@ -483,3 +484,39 @@ def test_a_sealed_chunk_is_one_for_all_and_made_anew_in_the_next_turn() -> None:
     hub.advance(0, events(13))
     assert [block.data for block in Parser().feed(audience.chunk_after(10, ring))][:2] == anew
     assert len(clients[0].got) == 3
+
+
+# What is compressed
+
+
+@pytest.mark.parametrize("topics", [(T,), (T, U)], ids=["one topic", "two"])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_readers_of_one_coding_get_one_chunk_that_was_compressed_once(topics: tuple[str, ...], shards: int) -> None:
+    compressed: list[bytes] = []
+
+    def compress(chunk: bytes) -> bytes:
+        compressed.append(chunk)
+        return zlib.compress(chunk)
+
+    coding = Coding("counted", b"", compress, zlib.compress, zlib.compress)
+    hub = Hub(shards)
+    for shard in range(shards):
+        hub.start(shard, place(10))
+    got: list[list[dict[str, Any]]] = [[] for _ in range(3)]
+
+    def send_to(bodies: list[dict[str, Any]]) -> Callable[[Any], Sending]:
+        def send(message: Any) -> Sending:
+            bodies.append(message)
+            return Sending(True)
+
+        return send
+
+    for bodies in got:
+        reader = hub.join(topics, None, "v1", coding, send_to(bodies), lambda name: [T, U].index(name) % shards)
+        reader.places = hub.places(reader.audience)
+        assert hub.go_live(reader)
+    hub.advance(0, events(11, 12))
+    assert [len(bodies) for bodies in got] == [1, 1, 1]
+    assert got[0][0] is got[1][0] is got[2][0]
+    assert [zlib.decompress(got[0][0]["body"])] == compressed
+    assert len(Parser().feed(compressed[0])) == 2
