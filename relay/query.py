@@ -21,8 +21,7 @@ LIMIT_DEFAULT = 100
 WAIT_MAX_S = 25.0  # below the 30 s after which many an edge gives up
 HEARTBEAT_S = (5, 55)  # the least and most that a client may ask for
 FIELDS_MAX = 150
-SEALED = "v2"
-VERSIONS = ("v1", SEALED)
+PLAIN, SEALED = VERSIONS = ("v1", "v2")
 # In the order in which they count. EventSource polyfills and older clients send their id by one of these names.
 POSITION_NAMES = ("last_event_id", "lastEventId", "lastEventID", "cursor")
 WAIT = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?")

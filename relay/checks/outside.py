@@ -18,16 +18,26 @@ import httpx
 import msgspec
 
 from relay import sse
-from relay.fitness import Finding
-from relay.query import WAIT_MAX_S
+from relay.canary import refusal_of
+from relay.checks import faults
+from relay.errors import Unopened
+from relay.finding import Finding, good
+from relay.query import PLAIN, SEALED, WAIT_MAX_S
+from relay.seal import read_base64, unseal
 
 REQUEST_S = 10.0
 HELLO_S = 5.0  # the patience of a client before it takes the way for one that buffers
 PROMPT_S = 1.0  # an event that takes longer was held back
+QUIET_BEATS = 2.2  # so many heartbeats long, a quiet stream is looked at
 CLOCK_S = 15.0  # half of the leeway that tokens have
 FOREIGN_ORIGIN = "https://relay-check.invalid"
+EARLIEST = {"cursor": "earliest"}
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-NGINX = "in nginx: `proxy_buffering off; proxy_http_version 1.1;`, and no `proxy_ignore_headers X-Accel-Buffering`"
+
+NO_KEYS = {  # and why that is as it was set
+    "sealing_off": "nothing is sealed: the relay has no SSE_ENCRYPTION_KEY",
+    "keys_shared": "sealed for backends that have the key (RELAY_SEAL_KEYS=shared): what they open isn't looked at",
+}
 
 Look = Callable[["Outside"], Awaitable[list[Finding]]]
 
@@ -37,12 +47,16 @@ class Outside:
 
     def __init__(self, url: str, token: str, origin: str, wait_s: float, client: httpx.AsyncClient) -> None:
         self.url, self.token, self.origin, self.wait_s, self.client = url.rstrip("/"), token, origin, wait_s, client
+        self.version = PLAIN  # or sealed, where the relay has canaries in no other way
         self.parts = urlsplit(url)
         self.credentials = {"authorization": f"Bearer {token}"}
 
     @staticmethod
     def topic() -> str:
         return f"canary/check/{secrets.token_hex(8)}"
+
+    def page_url(self, topic: str) -> str:
+        return f"{self.url}/stream/{topic}/{self.version}/poll"
 
     async def publish(self, topic: str) -> str:
         """A canary's id."""
@@ -54,7 +68,9 @@ class Outside:
     async def stream(self, topic: str, **headers: str) -> AsyncIterator["Stream"]:
         """A stream whose head is here. Raises TimeoutError if something on the way keeps that back too."""
         began = time.monotonic()
-        request = self.client.build_request("GET", f"{self.url}/stream/{topic}/v1/live", headers={**self.credentials, **headers})
+        request = self.client.build_request(
+            "GET", f"{self.url}/stream/{topic}/{self.version}/live", headers={**self.credentials, **headers}
+        )
         async with asyncio.timeout(HELLO_S):
             answer = await self.client.send(request, stream=True)
         try:
@@ -106,11 +122,9 @@ async def looked(outside: Outside, look: Look) -> list[Finding]:
     about = look.__name__.removeprefix("look_at_").replace("_", " ")
     try:
         return await look(outside)
-    except (httpx.HTTPError, OSError, EOFError, TimeoutError) as error:
+    except (httpx.HTTPError, OSError, EOFError, TimeoutError, ValueError, LookupError) as error:  # the last two: no answer of a relay
         reason = str(error) or type(error).__name__
-        return [
-            Finding("error", about, f"could not be looked at: {reason}", "something on the way breaks requests", "look in the proxy's log")
-        ]
+        return [faults.NOT_LOOKED_AT.found(about=about, reason=reason)]
 
 
 async def look_for_relay(outside: Outside) -> list[Finding]:
@@ -119,62 +133,32 @@ async def look_for_relay(outside: Outside) -> list[Finding]:
         began = time.monotonic()
         alive = await outside.client.get(f"{outside.url}/healthz")
         took_ms = (time.monotonic() - began) * 1000
-        page = await outside.client.get(f"{outside.url}/stream/{outside.topic()}/v1/poll", headers=outside.credentials)
+        page = await outside.client.get(outside.page_url(outside.topic()), headers=outside.credentials)
+        if refusal_of(page).code == "only_sealed":
+            outside.version = SEALED
+            page = await outside.client.get(outside.page_url(outside.topic()), headers=outside.credentials)
     except httpx.HTTPError as error:
-        return [Finding("error", "address", f"{outside.url} can't be reached: {error}", "nobody can", "name the address that clients use")]
+        return [faults.NOT_REACHED.found(url=outside.url, error=error)]
     if alive.status_code != 200 or page.status_code not in (200, 401, 402, 403, 503):
-        return [
-            Finding(
-                "error",
-                "address",
-                f"/healthz is {alive.status_code} and a poll {page.status_code}",
-                "this is no relay, or a proxy keeps paths from it",
-                "let the proxy hand /stream/ on as it is, without a prefix added or taken away",
-            )
-        ]
+        return [faults.NO_RELAY.found(health=alive.status_code, poll=page.status_code)]
     if page.status_code != 200:
-        detail = page.json().get("detail", "") if "json" in page.headers.get("content-type", "") else ""
-        return [
-            Finding(
-                "error",
-                "token",
-                f"a poll is {page.status_code}: {detail}",
-                "without a token that may read and publish canary/** nothing else can be seen",
-                "set the relay's RELAY_JWT_SECRET here too, or give --token",
-            )
-        ]
-    return [Finding("ok", "address", f"a relay answers, in {took_ms:.0f} ms")]
+        return [faults.TOKEN_REFUSED.found(status=page.status_code, detail=refusal_of(page).detail)]
+    return [good("address", f"a relay answers, in {took_ms:.0f} ms")]
 
 
 async def look_at_http_version(outside: Outside) -> list[Finding]:
     if outside.parts.scheme != "https":
         if outside.parts.hostname in LOOPBACK:
-            return [Finding("ok", "HTTP version", "HTTP/1.1 on this machine itself; ask the public address for what browsers get")]
-        return [
-            Finding(
-                "error",
-                "TLS",
-                "plain http",
-                "tokens are readable on the way, and browsers have no WebCrypto there, which sealed streams need",
-                "put TLS in front",
-            )
-        ]
+            return [good("HTTP version", "HTTP/1.1 on this machine itself; ask the public address for what browsers get")]
+        return [faults.PLAIN_HTTP.found()]
     context = ssl.create_default_context()
     context.set_alpn_protocols(["h2", "http/1.1"])
     _, writer = await asyncio.open_connection(outside.parts.hostname, outside.parts.port or 443, ssl=context)
     protocol = writer.get_extra_info("ssl_object").selected_alpn_protocol()
     writer.close()
     if protocol == "h2":
-        return [Finding("ok", "HTTP version", "HTTP/2")]
-    return [
-        Finding(
-            "warning",
-            "HTTP version",
-            f"{protocol or 'HTTP/1.1'}",
-            "a browser opens six connections to an origin, and each stream takes one: the seventh tab hangs",
-            "turn HTTP/2 on where TLS ends; in nginx: `http2 on;`",
-        )
-    ]
+        return [good("HTTP version", "HTTP/2")]
+    return [faults.NO_HTTP2.found(protocol=protocol or "HTTP/1.1")]
 
 
 async def look_at_buffering(outside: Outside) -> list[Finding]:
@@ -190,39 +174,19 @@ async def look_at_buffering(outside: Outside) -> list[Finding]:
             canary_s = time.monotonic() - stream.began_s - hello_s
             findings = look_at_head(stream.answer) + look_at_clock(msgspec.json.decode(hello.data))
     except TimeoutError:
-        return [held_back(f"{waited_for} was not here after {HELLO_S:g} s")]
+        return [faults.HELD_BACK.found(what=f"{waited_for} was not here after {HELLO_S:g} s")]
     if max(hello_s, canary_s) > PROMPT_S:
-        return [held_back(f"`hello` took {hello_s:.1f} s, a canary {canary_s:.1f} s"), *findings]
-    return [Finding("ok", "buffering", f"`hello` after {hello_s * 1000:.0f} ms, a canary after {canary_s * 1000:.0f} ms"), *findings]
-
-
-def held_back(what: str) -> Finding:
-    return Finding("error", "buffering", what, "something on the way holds events back, and clients fall back to polling", NGINX)
+        return [faults.HELD_BACK.found(what=f"`hello` took {hello_s:.1f} s, a canary {canary_s:.1f} s"), *findings]
+    return [good("buffering", f"`hello` after {hello_s * 1000:.0f} ms, a canary after {canary_s * 1000:.0f} ms"), *findings]
 
 
 def look_at_head(answer: httpx.Response) -> list[Finding]:
     findings = []
     encoding, kept = answer.headers.get("content-encoding"), answer.headers.get("cache-control", "")
     if "no-transform" not in kept or "no-store" not in kept:
-        findings.append(
-            Finding(
-                "warning",
-                "headers",
-                f"a stream's Cache-Control arrives as {kept!r}",
-                "a cache on the way may keep a stream, or change it",
-                "don't replace the Cache-Control that the relay sends",
-            )
-        )
+        findings.append(faults.MAY_BE_KEPT.found(kept=kept))
     if encoding and not answer.headers.get("vary", "").lower().count("accept-encoding"):
-        findings.append(
-            Finding(
-                "warning",
-                "headers",
-                f"a stream arrives as {encoding}",
-                "a proxy that compresses streams holds events back until its buffer is full",
-                "leave text/event-stream out of what the proxy compresses; in nginx: `gzip_types` without it",
-            )
-        )
+        findings.append(faults.COMPRESSED.found(encoding=encoding))
     return findings
 
 
@@ -230,15 +194,7 @@ def look_at_clock(hello: dict[str, Any]) -> list[Finding]:
     apart_s = abs(time.time() - hello["time"] / 1000)
     if apart_s < CLOCK_S:
         return []
-    return [
-        Finding(
-            "warning",
-            "clock",
-            f"the relay's clock and this one are {apart_s:.0f} s apart",
-            "tokens that are made here may count as not valid yet, or as ended",
-            "let both run NTP",
-        )
-    ]
+    return [faults.CLOCK_APART.found(apart_s=apart_s)]
 
 
 async def look_at_quiet_streams(outside: Outside) -> list[Finding]:
@@ -248,7 +204,7 @@ async def look_at_quiet_streams(outside: Outside) -> list[Finding]:
         heartbeat_s = float(hello["heartbeat_s"])
         began, beats, at_s = time.monotonic(), 0, 0.0
         try:
-            async with asyncio.timeout(2.2 * heartbeat_s):
+            async with asyncio.timeout(QUIET_BEATS * heartbeat_s):
                 while True:
                     await stream.next()
                     beats, at_s = beats + 1, time.monotonic() - began
@@ -256,27 +212,10 @@ async def look_at_quiet_streams(outside: Outside) -> list[Finding]:
             pass
         except (EOFError, httpx.HTTPError):
             lasted_s = time.monotonic() - began
-            return [
-                Finding(
-                    "error",
-                    "quiet streams",
-                    f"a quiet stream was cut after {lasted_s:.0f} s, at heartbeats of {heartbeat_s:g} s",
-                    "each client reconnects that often",
-                    f"set the idle or read timeout on the way above {heartbeat_s:g} s (nginx: `proxy_read_timeout`), "
-                    "or RELAY_HEARTBEAT_SECONDS below it",
-                )
-            ]
+            return [faults.CUT_WHEN_QUIET.found(lasted_s=lasted_s, heartbeat_s=heartbeat_s)]
     if not beats:
-        return [
-            Finding(
-                "error",
-                "quiet streams",
-                f"no heartbeat in {2.2 * heartbeat_s:.0f} s, where one is due each {heartbeat_s:g} s",
-                "clients take the connection for dead",
-                NGINX,
-            )
-        ]
-    return [Finding("ok", "quiet streams", f"{beats} heartbeats, the last after {at_s:.0f} s; the stream stayed open")]
+        return [faults.NO_HEARTBEAT.found(waited_s=QUIET_BEATS * heartbeat_s, heartbeat_s=heartbeat_s)]
+    return [good("quiet streams", f"{beats} heartbeats, the last after {at_s:.0f} s; the stream stayed open")]
 
 
 async def look_at_resuming(outside: Outside) -> list[Finding]:
@@ -288,20 +227,12 @@ async def look_at_resuming(outside: Outside) -> list[Finding]:
         hello = msgspec.json.decode((await stream.event("hello", REQUEST_S)).data)
         missed = await stream.event("canary", REQUEST_S) if hello["resume"] == "exact" else None
     if missed and missed.last_id == second:
-        return [Finding("ok", "resuming", "a stream goes on behind its Last-Event-ID")]
-    return [
-        Finding(
-            "error",
-            "resuming",
-            f"a stream with Last-Event-ID began as {hello['resume']!r}",
-            "clients miss what came while they were away",
-            "let the proxy hand the header Last-Event-ID on",
-        )
-    ]
+        return [good("resuming", "a stream goes on behind its Last-Event-ID")]
+    return [faults.NOT_RESUMED.found(resume=hello["resume"])]
 
 
 async def look_at_long_polls(outside: Outside) -> list[Finding]:
-    url = f"{outside.url}/stream/{outside.topic()}/v1/poll"
+    url = outside.page_url(outside.topic())
     page = await outside.client.get(url, headers=outside.credentials)
     waiting = {"cursor": page.json()["cursor"], "wait": f"{outside.wait_s:g}"}
     began = time.monotonic()
@@ -312,133 +243,74 @@ async def look_at_long_polls(outside: Outside) -> list[Finding]:
         outcome = f"was cut ({type(error).__name__})"
     took_s = time.monotonic() - began
     if not outcome:
-        return [Finding("ok", "long polls", f"one of {outside.wait_s:g} s was answered after {took_s:.0f} s")]
-    return [
-        Finding(
-            "error",
-            "long polls",
-            f"one of {outside.wait_s:g} s {outcome} after {took_s:.0f} s",
-            "old clients get errors whenever nothing happens",
-            f"set the timeout on the way above {WAIT_MAX_S:g} s",
-        )
-    ]
+        return [good("long polls", f"one of {outside.wait_s:g} s was answered after {took_s:.0f} s")]
+    return [faults.POLL_CUT.found(wait_s=outside.wait_s, outcome=outcome, took_s=took_s, most_s=WAIT_MAX_S)]
 
 
 async def look_at_paths(outside: Outside) -> list[Finding]:
     topic = outside.topic()
     await outside.publish(f"{topic}:x")
-    page = await outside.client.get(f"{outside.url}/stream/{topic}%3Ax/v1/poll?cursor=earliest", headers=outside.credentials)
+    page = await outside.client.get(outside.page_url(f"{topic}%3Ax"), params=EARLIEST, headers=outside.credentials)
     if page.status_code == 200 and len(page.json()["events"]) == 1:
-        return [Finding("ok", "paths", "percent-encoded topics arrive as they were sent")]
-    return [
-        Finding(
-            "error",
-            "paths",
-            f"a topic with %3A for its colon is {page.status_code}",
-            "topics that a client encodes are lost",
-            "let the proxy hand the path on as it came; in nginx: `proxy_pass` without a path",
-        )
-    ]
+        return [good("paths", "percent-encoded topics arrive as they were sent")]
+    return [faults.PATH_CHANGED.found(status=page.status_code)]
 
 
 async def look_at_origins(outside: Outside) -> list[Finding]:
     """What pages of other origins may do."""
-    url = f"{outside.url}/stream/{outside.topic()}/v1/poll"
+    url = outside.page_url(outside.topic())
     foreign = await outside.client.get(url, headers={**outside.credentials, "origin": FOREIGN_ORIGIN})
-    allowed = foreign.headers.get_list("access-control-allow-origin")
     findings = []
-    if allowed or foreign.status_code != 403:
-        findings.append(
-            Finding(
-                "error",
-                "origins",
-                f"a page of {FOREIGN_ORIGIN} gets {foreign.status_code} with Access-Control-Allow-Origin {', '.join(allowed) or 'absent'}",
-                "any page may read streams with the cookies of its visitor",
-                "don't set CORS headers in the proxy, and hand Origin on: the relay has RELAY_ALLOWED_ORIGINS",
-            )
-        )
+    if allowed_by(foreign) or foreign.status_code != 403:
+        findings.append(faults.FOREIGN_ALLOWED.found(origin=FOREIGN_ORIGIN, **outcome_of(foreign)))
     if not outside.origin:
-        return findings or [Finding("ok", "origins", "foreign pages are refused; give --origin to ask for your own")]
+        return findings or [good("origins", "foreign pages are refused; give --origin to ask for your own")]
     asked = {"access-control-request-method": "GET", "access-control-request-headers": "authorization"}
     preflight = await outside.client.options(url, headers={"origin": outside.origin, **asked})
     own = await outside.client.get(url, headers={**outside.credentials, "origin": outside.origin})
-    for name, answer in (("a preflight", preflight), ("a poll", own)):
-        allowed = answer.headers.get_list("access-control-allow-origin")
-        if answer.is_success and allowed == [outside.origin]:
-            continue
-        findings.append(
-            Finding(
-                "error",
-                "origins",
-                f"{name} of {outside.origin} is {answer.status_code} with Access-Control-Allow-Origin {', '.join(allowed) or 'absent'}",
-                "that page can't use the relay",
-                "name it in RELAY_ALLOWED_ORIGINS, hand OPTIONS on, and don't add the header in the proxy a second time",
-            )
-        )
-    return findings or [Finding("ok", "origins", f"{outside.origin} may use the relay, foreign pages are refused")]
+    for request, answer in (("a preflight", preflight), ("a poll", own)):
+        if not answer.is_success or allowed_by(answer) != [outside.origin]:
+            findings.append(faults.OWN_REFUSED.found(request=request, origin=outside.origin, **outcome_of(answer)))
+    return findings or [good("origins", f"{outside.origin} may use the relay, foreign pages are refused")]
+
+
+def allowed_by(answer: httpx.Response) -> list[str]:
+    return answer.headers.get_list("access-control-allow-origin")
+
+
+def outcome_of(answer: httpx.Response) -> dict[str, object]:
+    return {"status": answer.status_code, "allowed": ", ".join(allowed_by(answer)) or "absent"}
 
 
 async def look_at_caches(outside: Outside) -> list[Finding]:
     """Whether what one may read is shown to others, and what should stay inside."""
     topic = outside.topic()
     await outside.publish(topic)
-    url = f"{outside.url}/stream/{topic}/v1/poll?cursor=earliest"
-    await outside.client.get(url, headers=outside.credentials)
-    stranger = await outside.client.get(url)
+    url = outside.page_url(topic)
+    await outside.client.get(url, params=EARLIEST, headers=outside.credentials)
+    stranger = await outside.client.get(url, params=EARLIEST)
     figures = await outside.client.get(f"{outside.url}/metrics")
     findings = []
     if stranger.status_code == 200:
-        findings.append(
-            Finding(
-                "error",
-                "caches",
-                "a page that needs a token was shown without one",
-                "anybody reads what others may",
-                "don't cache answers to requests with Authorization, Cookie or a token; or take canary/** from RELAY_PUBLIC_TOPICS",
-            )
-        )
+        findings.append(faults.SHOWN_TO_STRANGERS.found())
     if figures.status_code == 200 and outside.parts.hostname not in LOOPBACK:
-        findings.append(
-            Finding(
-                "warning",
-                "metrics",
-                "/metrics is open to everybody",
-                "it tells strangers how busy you are",
-                "close the path in the proxy, or set RELAY_METRICS_TOKEN",
-            )
-        )
-    return findings or [Finding("ok", "caches", "a page that needs a token isn't shown without one")]
+        findings.append(faults.METRICS_OPEN.found())
+    return findings or [good("caches", "a page that needs a token isn't shown without one")]
 
 
 async def look_at_tokens(outside: Outside) -> list[Finding]:
     """Whether a token in a URL gets anywhere else than to the relay."""
-    url = f"{outside.url}/stream/{outside.topic()}/v1/poll"
+    url = outside.page_url(outside.topic())
     answer = await outside.client.get(url, params={"token": outside.token})
     findings = []
     told = [name for name, value in answer.headers.items() if outside.token in value]
     if told or outside.token in answer.text:
-        findings.append(
-            Finding(
-                "error",
-                "tokens",
-                f"a token from the query comes back in {', '.join(told) or 'the body'}",
-                "it gets into the logs and histories of whoever is told",
-                "let clients ask the final address at once, and don't redirect with the query",
-            )
-        )
+        findings.append(faults.TOKEN_TOLD.found(where=", ".join(told) or "the body"))
     if answer.headers.get("referrer-policy") != "no-referrer":
-        findings.append(
-            Finding(
-                "warning",
-                "tokens",
-                "Referrer-Policy doesn't arrive as the relay sends it",
-                "a page's URL, and a token in it, is told to other sites",
-                "don't replace the header in the proxy",
-            )
-        )
+        findings.append(faults.REFERRER_TOLD.found())
     if outside.parts.scheme == "https":
         findings += await look_at_plain_http(outside)
-    return findings or [Finding("ok", "tokens", "a token in the query comes back nowhere")]
+    return findings or [good("tokens", "a token in the query comes back nowhere")]
 
 
 async def look_at_plain_http(outside: Outside) -> list[Finding]:
@@ -448,15 +320,26 @@ async def look_at_plain_http(outside: Outside) -> list[Finding]:
         return []
     if not plain.is_success:
         return []
-    return [
-        Finding(
-            "warning",
-            "TLS",
-            f"http://{outside.parts.hostname} is answered too, without TLS",
-            "a client with the wrong address sends its token in the clear",
-            "answer port 80 with a redirect, or not at all",
-        )
-    ]
+    return [faults.ALSO_PLAIN_HTTP.found(host=outside.parts.hostname)]
+
+
+async def look_at_sealing(outside: Outside) -> list[Finding]:
+    """Whether the keys that a reader is given open what it is sent."""
+    topic = outside.topic()
+    await outside.publish(topic)
+    given = await outside.client.get(f"{outside.url}/stream/keys", params={"topic": topic}, headers=outside.credentials)
+    code = refusal_of(given).code
+    if code in NO_KEYS:
+        return [good("sealing", NO_KEYS[code])]
+    page = await outside.client.get(f"{outside.url}/stream/{topic}/{SEALED}/poll", params=EARLIEST, headers=outside.credentials)
+    if given.status_code != 200 or page.status_code != 200:
+        return [faults.NO_SEALS.found(keys=given.status_code, poll=page.status_code)]
+    passwords = {one["id"]: read_base64(one["key"]) for one in given.json()["keys"]}
+    try:
+        unseal(page.json()["events"][0]["data"], passwords, int(time.time() * 1000))
+    except Unopened as error:
+        return [faults.SEAL_SHUT.found(reason=error)]
+    return [good("sealing", "the keys that readers are given open what they are sent")]
 
 
 LOOKS: Sequence[Look] = (
@@ -469,4 +352,5 @@ LOOKS: Sequence[Look] = (
     look_at_origins,
     look_at_caches,
     look_at_tokens,
+    look_at_sealing,
 )
