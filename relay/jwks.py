@@ -105,12 +105,8 @@ class KeySet:
         """Whether it succeeded."""
         try:
             if self._client is None:
-                self._client = httpx.AsyncClient(trust_env=False, verify=await asyncio.to_thread(tls))
-            async with asyncio.timeout(FETCH_S):
-                body = await fetch(self._client, self.url, BYTES_MAX)
-            keys = parse_key_set(body)
-        except TimeoutError:
-            return self._fail(f"no answer within {FETCH_S:g} s")
+                self._client = await open_client()
+            keys = await fetch_keys(self._client, self.url)
         except (FetchError, ValueError) as error:
             return self._fail(str(error))
         if self._failure:
@@ -133,6 +129,20 @@ class KeySet:
             self._fetching.cancel()
         if self._client:
             await self._client.aclose()
+
+
+async def open_client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(trust_env=False, verify=await asyncio.to_thread(tls))
+
+
+async def fetch_keys(client: httpx.AsyncClient, url: httpx.URL) -> Keys:
+    """What is published there now. Raises FetchError where nothing is had, ValueError where none of it is a key for tokens."""
+    try:
+        async with asyncio.timeout(FETCH_S):
+            body = await fetch(client, url, BYTES_MAX)
+    except TimeoutError as error:
+        raise FetchError(f"no answer within {FETCH_S:g} s") from error
+    return parse_key_set(body)
 
 
 def refuse(kid: str | None) -> tuple[Key, ...]:

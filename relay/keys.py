@@ -64,8 +64,13 @@ class Keyring(msgspec.Struct, frozen=True):
         return [derive(master, self.epoch_s, epoch, topic) for master in self.masters for epoch in epochs]
 
     def fingerprint(self) -> str:
-        """What tells the master that seals from others, and gives it away to nobody: `printf %s "$KEY" | sha256sum | head -c 12`."""
-        return hashlib.sha256(self.masters[0].encode()).hexdigest()[:FINGERPRINT_DIGITS]
+        """Of the master that seals."""
+        return fingerprint(self.masters[0])
+
+
+def fingerprint(secret: str) -> str:
+    """What tells it from others, and gives it away to nobody: `printf %s "$KEY" | sha256sum | head -c 12`."""
+    return hashlib.sha256(secret.encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
 @lru_cache(KEYS_MAX)

@@ -5,27 +5,37 @@ import os
 import pwd
 import re
 import shutil
+import sqlite3
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from relay import jwks
 from relay.checks.inside import look_at_files, look_inside
 from relay.checks.outside import look_from_outside
+from relay.checks.services import look_at_sources
 from relay.finding import Finding
 from relay.fitness import judge_valkey
+from relay.keys import fingerprint
 from relay.settings import read_settings, streams_by_file_limit
 from relay.verify import VerifyError, verify
 from tests.conftest import need
 from tests.servers import SEAL_KEY, SECRET, Relay, Valkey, free_port, token, wait_until_listening
+from tests.test_jwks import NEW, OLD, RSA_KEY, Issuer, public
+from tests.updates.jobs import toml
+from tests.updates.upstreams import Answer, shows, upstream
 
 pytestmark = pytest.mark.anyio
 
 LIMIT_S = 30
 WAIT_S = 3.0
 BASE = {"RELAY_JWT_SECRET": SECRET}
+BACKENDS = {"SSE_ENCRYPTION_KEY": SEAL_KEY, "RELAY_SEAL_KEYS": "shared", "RELAY_REQUIRE_SEALED": "rounds/**"}
 
 # What a proxy does wrong, as nginx is told it, and what is found then.
 WAYS = {
@@ -171,6 +181,127 @@ async def test_a_port_that_is_taken_is_told_unless_it_is_by_a_relay(relay: Relay
             taken = await look_inside({**environ, "RELAY_PORT": str(stranger.sockets[0].getsockname()[1])})
     assert [finding.level for finding in beside if finding.about == "port"] == ["ok"]
     assert [finding.level for finding in taken if finding.about == "port"] == ["error"]
+
+
+# Keys, and what is asked of others
+
+
+async def inside(valkey: Valkey, about: str, **environ: str) -> list[Finding]:
+    """What is found of one thing."""
+    base = {} if "RELAY_JWT_JWKS_URL" in environ else BASE
+    async with asyncio.timeout(LIMIT_S):
+        found = await look_inside({**base, "RELAY_VALKEY_URL": valkey.url, "RELAY_PORT": str(free_port()), **environ})
+    check_findings(found)
+    return [finding for finding in found if finding.about == about]
+
+
+@pytest.mark.parametrize(
+    ("about", "environ", "level", "words"),
+    [
+        ("token key", {}, "ok", fingerprint(SECRET)),
+        ("token key", {"RELAY_JWT_SECRET": f"{SECRET},{SEAL_KEY}"}, "ok", f"a previous one, {fingerprint(SEAL_KEY)}"),
+        ("token key", {"RELAY_JWT_SECRET": "changeme" * 5}, "error", "no random text"),
+        ("token key", {"RELAY_JWT_SECRET": f"{SECRET},{'x' * 40}"}, "error", "no random text"),
+        ("seal key", {}, "ok", "nothing is sealed"),
+        ("seal key", {"SSE_ENCRYPTION_KEY": SEAL_KEY}, "ok", fingerprint(SEAL_KEY)),
+        ("seal key", {"SSE_ENCRYPTION_KEY": SECRET}, "warning", "in common"),
+        ("seal key", BACKENDS, "ok", fingerprint(SEAL_KEY)),
+        ("seal key", {**BACKENDS, "RELAY_ALLOWED_ORIGINS": "https://app.example.com"}, "warning", "RELAY_REQUIRE_SEALED=rounds/**"),
+        ("settings", {"SSE_ENCRYPTION_KEY": "changeme" * 5}, "error", "no random text"),
+        ("settings", {"RELAY_REQUIRE_SEALED": "rounds/**"}, "error", "SSE_ENCRYPTION_KEY is not set"),
+    ],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else "",
+)
+async def test_keys_are_told_by_their_fingerprint_and_weak_ones_by_why(
+    valkey: Valkey, about: str, environ: dict[str, str], level: str, words: str
+) -> None:
+    (finding,) = await inside(valkey, about, **environ)
+    assert finding.level == level
+    assert words in finding.what
+    assert SECRET not in finding.what
+
+
+async def test_an_issuers_keys_are_counted_and_told_if_there_are_none(
+    valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer = Issuer(tmp_path)
+    monkeypatch.setattr(jwks, "tls", lambda: ssl.create_default_context(cafile=issuer.certificate))
+    try:
+        issuer.publishes(public(OLD, "old"), public(NEW, "new"), public(RSA_KEY, "rsa"), {"kty": "oct", "k": "AAAA"})
+        (found,) = await inside(valkey, "JWKS", RELAY_JWT_JWKS_URL=issuer.url)
+        assert (found.level, "2 for ES256, 1 for RS256" in found.what) == ("ok", True)
+        issuer.publishes({"kty": "oct", "k": "AAAA"})
+        (none,) = await inside(valkey, "JWKS", RELAY_JWT_JWKS_URL=issuer.url)
+        assert (none.level, "public keys" in none.fix) == ("error", True)
+        issuer.fails(503)
+        (fails,) = await inside(valkey, "JWKS", RELAY_JWT_JWKS_URL=issuer.url)
+        assert (fails.level, "answers 503" in fails.what) == ("error", True)
+    finally:
+        issuer.close()
+    (away,) = await inside(valkey, "JWKS", RELAY_JWT_JWKS_URL=issuer.url)
+    assert away.level == "error"
+
+
+@pytest.mark.parametrize(
+    ("answer", "level"),
+    [
+        (Answer(b'{"status":null}'), "ok"),
+        (Answer(b'{"status":"active"}'), "warning"),
+        (Answer(b"{}", 404), "error"),
+        (Answer(b"active"), "error"),
+    ],
+    ids=["it knows nobody", "it knows anybody", "404", "no JSON"],
+)
+async def test_a_service_of_subscriptions_is_asked_for_nobody(valkey: Valkey, answer: Answer, level: str) -> None:
+    with upstream() as service:
+        service.answer = answer
+        (found,) = await inside(valkey, "subscriptions", RELAY_SUBSCRIPTION="http", RELAY_SUBSCRIPTION_URL=service.url)
+    assert found.level == level
+    assert service.asked[0][":path"].startswith("/feed?sub=relay-check-")
+
+
+async def test_each_source_is_looked_at_once(valkey: Valkey, relay: Relay, tmp_path: Path) -> None:
+    items = {"id": 1, "v": 1}, {"id": 2, "v": 1}
+    stream = {"kind": "sse", "items": None, "version": None, "key": None}
+    database = {"kind": "sql", "items": None, "private": None, "version": None, "query": "DROP TABLE spins"}
+    with sqlite3.connect(tmp_path / "spins.db") as spins:
+        spins.execute("CREATE TABLE spins (id)")
+    with upstream() as good, upstream() as half, upstream() as broken:
+        good.answer, half.answer, broken.answer = shows(*items), shows(*items, {"v": 3}), Answer(status=500)
+        headers = {"Authorization": f"Bearer {token()}"}
+        sources: dict[str, tuple[dict[str, Any], str, str]] = {
+            "good": ({"url": good.url}, "ok", "it shows 2 items; the first would be update on a/b/c"),
+            "half": ({"url": half.url}, "warning", "1 of 3 items can't become events: item 3: "),
+            "none": ({"url": good.url, "key": "/x"}, "error", "none of 2 items"),
+            "broken": ({"url": broken.url}, "error", "it answers 500"),
+            "away": ({"url": "http://127.0.0.1:1/"}, "error", "it can't be read"),
+            "within": ({"url": good.url, "private": False}, "error", "only private = true allows that"),
+            "stream": ({**stream, "url": f"{relay.url}/stream/a/b/c/v1/live", "headers": headers}, "ok", "a stream begins"),
+            "no-stream": ({**stream, "url": good.url}, "error", "which is no stream"),
+            "database": ({**database, "url": f"sqlite:///{tmp_path}/spins.db"}, "ok", "isn't asked"),
+            "no-database": ({**database, "url": f"sqlite:///{tmp_path}/no/spins.db"}, "error", "it fails: "),
+        }
+        path = tmp_path / "sources.toml"
+        path.write_text("".join(toml(name=name, topic="a/b/c", **{"key": "/id", **keys}) for name, (keys, _, _) in sources.items()))
+        found = await inside(valkey, "source good", RELAY_SOURCES=str(path))
+        async with asyncio.timeout(LIMIT_S):
+            settings = read_settings({**BASE, "RELAY_SOURCES": str(path)})
+            looked = {finding.about: finding for finding in await look_at_sources(settings, {})}
+    check_findings(list(looked.values()))
+    assert found == [looked["source good"]]
+    for name, (_, level, words) in sources.items():
+        finding = looked[f"source {name}"]
+        assert (finding.level, words in finding.what) == (level, True), finding
+    with sqlite3.connect(tmp_path / "spins.db") as spins:
+        assert spins.execute("SELECT * FROM spins").fetchall() == []  # the table is still there
+
+
+async def test_a_file_of_sources_with_mistakes_is_told_line_by_line(valkey: Valkey, tmp_path: Path) -> None:
+    path = tmp_path / "sources.toml"
+    path.write_text('[[source]]\nname = "a"\nkind = "http"\ntopic = "x"\n')
+    found = await inside(valkey, "sources", RELAY_SOURCES=str(path))
+    assert {finding.level for finding in found} == {"error"}
+    assert any("line 4" in finding.what for finding in found)
 
 
 def test_more_streams_than_files_are_told() -> None:

@@ -47,6 +47,67 @@ OTHER_SHARDS = Fault(
     fix="a log keeps the number of shards it began with",
 )
 
+# Keys
+
+GUESSABLE_SECRET = Fault(
+    "error", "token key", "RELAY_JWT_SECRET is long enough, but no random text: too few different characters, or a short piece repeated",
+    why="whoever has one token can find it by trying, and then make tokens for anybody",
+    fix="make one with: openssl rand -base64 48",
+)
+NO_KEY_SET = Fault(
+    "error", "JWKS", "RELAY_JWT_JWKS_URL: {reason}",
+    why="tokens can't be checked: streams are told to come back, and all else is 503",
+    fix="correct the address (redirects aren't followed), open the way from here to it, or name its certificate's issuer in SSL_CERT_FILE",
+)
+NO_KEY_IN_SET = Fault(
+    "error", "JWKS", "RELAY_JWT_JWKS_URL: {reason}",
+    why="tokens can't be checked: streams are told to come back, and all else is 503",
+    fix="name the address of a key set with public keys for signatures: RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519",
+)
+ONE_KEY_FOR_BOTH = Fault(
+    "warning", "seal key", "SSE_ENCRYPTION_KEY and RELAY_JWT_SECRET have a key in common",
+    why="whoever is given it for one purpose has the other: to make tokens, and to open what is sealed",
+    fix="make another one with: openssl rand -base64 48",
+)
+SEALED_FOR_NOBODY = Fault(
+    "warning", "seal key", "RELAY_SEAL_KEYS=shared, and RELAY_REQUIRE_SEALED={topics} is had sealed alone",
+    why="browsers are given no keys then, so that pages of RELAY_ALLOWED_ORIGINS can't read these topics",
+    fix="RELAY_SEAL_KEYS=topic; or if only backends read them, leave RELAY_ALLOWED_ORIGINS unset",
+)
+
+# What is asked of others
+
+NO_SUBSCRIPTIONS = Fault(
+    "error", "subscriptions", "{cause}",
+    why="who may read can't be decided: streams are told to come back, and all else is 503",
+    fix='let it answer 200 with {{"status": …}} within 2 s, also for subjects that it doesn\'t know (null)',
+)
+ANYBODY_SUBSCRIBED = Fault(
+    "warning", "subscriptions", "RELAY_SUBSCRIPTION_URL says `active` of a subject that there is not",
+    why="whoever has a token reads, paid or not",
+    fix="let it answer what it knows of the subject in `sub`; or set RELAY_SUBSCRIPTION=off, which asks nobody",
+)
+BAD_SOURCES = Fault(
+    "error", "sources", "{mistake}",
+    why="neither the relay nor the update job starts",
+    fix="correct the file",
+)
+SOURCE_FAILS = Fault(
+    "error", "source {name}", "it {reason}",
+    why="as long as that is so, nothing new comes from it",
+    fix="look at its url in the file, at the way to it from here, and at the upstream itself",
+)
+SOME_UNFIT = Fault(
+    "warning", "source {name}", "{unfit} of {items} items can't become events: {why}",
+    why="these are skipped, and nobody gets them",
+    fix="correct the source's key, version, topic, event or data",
+)
+ALL_UNFIT = Fault(
+    "error", "source {name}", "none of {items} items can become an event: {why}",
+    why="nothing comes of it",
+    fix="correct the source's items, key, version, topic, event or data",
+)
+
 # The way to a URL
 
 NOT_REACHED = Fault(

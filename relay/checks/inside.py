@@ -1,5 +1,6 @@
-"""What a relay that is started here, with these settings, would stumble over: settings, files, port, Valkey."""
+"""What a relay that is started here would stumble over: settings, files, port, Valkey, keys, and what it asks of others."""
 
+import asyncio
 import importlib.util
 import os
 import time
@@ -8,6 +9,8 @@ from collections.abc import Mapping
 import httpx
 
 from relay.checks import faults
+from relay.checks.keys import look_at_keys
+from relay.checks.services import look_at_sources, look_at_subscriptions
 from relay.embedded import find_url
 from relay.errors import LogUnavailable, SettingsError
 from relay.finding import Finding, good
@@ -25,11 +28,17 @@ async def look_inside(environ: Mapping[str, str] = os.environ) -> list[Finding]:
     except SettingsError as error:
         return [faults.BAD_SETTING.found(mistake=mistake) for mistake in error.mistakes]
     unknown = [faults.UNKNOWN_SETTING.found(told=name) for name in unknown_names(environ)]
+    found = await asyncio.gather(
+        look_at_port(settings),
+        look_at_valkey(settings),
+        look_at_keys(settings),
+        look_at_subscriptions(settings),
+        look_at_sources(settings, environ),
+    )
     return [
         *(unknown or [good("settings", "all are understood")]),
         look_at_files(settings),
-        await look_at_port(settings),
-        *await look_at_valkey(settings),
+        *(finding for findings in found for finding in findings),
     ]
 
 
@@ -40,15 +49,15 @@ def look_at_files(settings: Settings) -> Finding:
     return faults.TOO_FEW_FILES.found(streams=settings.max_streams, most=most)
 
 
-async def look_at_port(settings: Settings) -> Finding:
+async def look_at_port(settings: Settings) -> list[Finding]:
     where = f"{settings.host}:{settings.port}"
     try:
         check_port_is_free(settings.host, settings.port)
     except SettingsError as error:
         if await is_relay(settings):
-            return good("port", f"a relay serves {where}")
-        return faults.PORT_TAKEN.found(mistake=error)
-    return good("port", f"{where} is free")
+            return [good("port", f"a relay serves {where}")]
+        return [faults.PORT_TAKEN.found(mistake=error)]
+    return [good("port", f"{where} is free")]
 
 
 async def is_relay(settings: Settings) -> bool:

@@ -26,6 +26,7 @@ from relay.updates.sources import Source
 
 if TYPE_CHECKING:
     from sqlalchemy import CursorResult, Engine
+    from sqlalchemy.exc import SQLAlchemyError
 
 ROWS_MAX = 200  # of a batch
 # What `:after` may be, beside JSON's own values: how it is told from text, and read back.
@@ -57,7 +58,7 @@ async def open_database(source: Source) -> AsyncIterator[Look]:
                 yield Batch([msgspec.Raw(msgspec.json.encode(row, enc_hook=str)) for row in rows])
                 after = after_of(source, rows[-1], after)
         except SQLAlchemyError as error:
-            raise FeedError(f"fails: {str(getattr(error, 'orig', None) or error).partition(chr(10))[0]}") from error
+            raise failure(error) from error
         finally:
             caller.post(lambda: close(opened))  # in its turn: a query that hangs may yet open something
         yield Batch(place=write_after(after) if source.after else None)
@@ -67,6 +68,26 @@ async def open_database(source: Source) -> AsyncIterator[Look]:
     finally:
         caller.post(engine.dispose)
         caller.end()
+
+
+async def reach(source: Source) -> None:
+    """Connects, and asks nothing. Raises FeedError."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(source.url, poolclass=NullPool)
+    caller = Caller(source.timeout_ms / 1000)
+    try:
+        await caller.call(lambda: engine.connect().close())
+    except SQLAlchemyError as error:
+        raise failure(error) from error
+    finally:
+        caller.end()
+
+
+def failure(error: "SQLAlchemyError") -> FeedError:
+    return FeedError(f"fails: {str(getattr(error, 'orig', None) or error).partition(chr(10))[0]}")
 
 
 def execute(engine: "Engine", source: Source, after: Any, opened: "list[CursorResult[Any]]") -> None:

@@ -24,6 +24,9 @@ class BadItem(RelayError):
     """An item that can't become an event; the others can."""
 
 
+UNFIT = (BadItem, msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what looking at such an item raises
+
+
 class Pointer(msgspec.Struct, frozen=True):
     """A JSON Pointer (RFC 6901)."""
 

@@ -27,7 +27,7 @@ from relay.settings import Settings, retention_of
 from relay.updates.database import open_database
 from relay.updates.feed import SEEN_MAX, Batch, FeedError, Look, Open
 from relay.updates.function import open_function
-from relay.updates.item import BadItem, scalar
+from relay.updates.item import UNFIT, scalar
 from relay.updates.memory import Memory, Progress
 from relay.updates.sources import HTTP, PYTHON, SQL, SSE, Source, read_sources
 from relay.updates.stream import open_stream
@@ -228,7 +228,7 @@ class Watch:
                 elif digest not in fresh:
                     version = scalar(value, shape.version) if shape.version else None
                     fresh[digest] = version, shape.event_of(raw, value, digest, self._max_event_bytes)
-            except (BadItem, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except UNFIT as error:
                 skipped += 1
                 why = why or f"item {number}: {error}"
         self._progress.items_seen += len(batch.items)

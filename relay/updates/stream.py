@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 import msgspec
 
 from relay import sse
@@ -29,14 +30,7 @@ async def open_stream(source: Source) -> AsyncIterator[Look]:
     async with open_client(source) as client:
 
         async def look(place: str | None) -> AsyncGenerator[Batch, None]:
-            headers = {"accept": "text/event-stream", "accept-encoding": "identity", "cache-control": "no-cache"}
-            if place:
-                headers["last-event-id"] = place
-            async with answer_of(client, source, headers) as response:
-                check_status(response)
-                kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-                if kind != sse.CONTENT_TYPE.decode() or "content-encoding" in response.headers:
-                    raise FeedError(f"answers {kind[:80]!r}, which is no stream")
+            async with begun(client, source, place) as response:
                 parser, last_id, pending = sse.Parser(), place or "", 0
                 async for piece in response.aiter_raw():
                     received = parser.feed(piece)
@@ -53,6 +47,20 @@ async def open_stream(source: Source) -> AsyncIterator[Look]:
                     yield Batch(items, last_id or None, pause_s=pause_s(parser.retry_ms))
 
         yield look
+
+
+@asynccontextmanager
+async def begun(client: httpx.AsyncClient, source: Source, place: str | None) -> AsyncIterator[httpx.Response]:
+    """A stream that goes on from there, of which nothing is read yet. Raises FeedError where it is none."""
+    headers = {"accept": "text/event-stream", "accept-encoding": "identity", "cache-control": "no-cache"}
+    if place:
+        headers["last-event-id"] = place
+    async with answer_of(client, source, headers) as response:
+        check_status(response)
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != sse.CONTENT_TYPE.decode() or "content-encoding" in response.headers:
+            raise FeedError(f"answers {kind[:80]!r}, which is no stream")
+        yield response
 
 
 def item_of(event: sse.Received, id: str | None) -> msgspec.Raw:
