@@ -160,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
     check = add(
         "check",
         run_check,
-        "look for what would hurt in production, and say what to change: settings, files, port, Valkey, keys, sources, and the way to a URL",
+        "look for what would hurt in production, and say what to change: settings, files, port, Valkey, keys, sources, the way to a URL",
         "relay check https://relay.example.com --origin https://app.example.com",
     )
     check.add_argument("url", nargs="?", default="", help="the relay's public address, to look at the way there too")
