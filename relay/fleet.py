@@ -23,12 +23,21 @@ FRESH_S = 1.0  # what was read so lately isn't read again
 logger = logging.getLogger("relay")
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """What a process leaves in the log when it appends."""
+
+    seconds: int
+    topic_events: int
+    journal_events: int
+
+
 class Figures(msgspec.Struct, frozen=True):
     """One process. All but who it is has a default, since processes of another version may say less."""
 
     host: str
     pid: int
     version: str
+    kind: str = "relay"  # or "job", which has no streams
     uptime_s: int = 0
     connections: int = 0
     behind: int = 0
@@ -44,6 +53,31 @@ class Figures(msgspec.Struct, frozen=True):
     restarts: int = 0
     draining: bool = False
     fingerprint: str = ""
+    retention: Kept | None = None
+
+
+def kept_by(log: Log) -> Kept:
+    kept = log.retention
+    return Kept(kept.retention_ms // 1000, kept.topic_events, kept.journal_events)
+
+
+def find_differences(all: Sequence[Figures]) -> list[str]:
+    """Where processes differ that should be alike, as while the fleet is changed from one to the other; what comes of it."""
+    found = []
+    versions = sorted({each.version for each in all})
+    if len(versions) > 1:
+        found.append(f"processes are of different versions: {', '.join(versions)}")
+    fingerprints = sorted({each.fingerprint or "none" for each in all if each.kind == "relay"})
+    if len(fingerprints) > 1:
+        keys = ", ".join(fingerprints)
+        found.append(
+            f"relays seal with different keys ({keys}): what one seals doesn't open with the keys that another gives; SSE_ENCRYPTION_KEY"
+        )
+    if len({each.retention for each in all if each.retention}) > 1:
+        found.append(
+            "processes keep events for different times or in different numbers: the log keeps the least of them; RELAY_RETENTION_…"
+        )
+    return found
 
 
 def sum_up(all: Sequence[Figures]) -> dict[str, object]:

@@ -64,5 +64,7 @@ def shown(value: object) -> str:
             return "yes" if value else "no"
         case list():
             return ", ".join(map(shown, value)) or "–"
+        case Mapping():
+            return ", ".join(f"{words(name)} {shown(part)}" for name, part in value.items())
         case _:
             return escape(str(value))

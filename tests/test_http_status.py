@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import relay as relay_package
 from relay.event import Retention
+from relay.fleet import Figures, Kept, find_differences
 from relay.keys import Keyring
 from relay.log import open_log
 from relay.status_page import page
@@ -38,7 +41,7 @@ def test_a_relay_is_alive_and_ready_and_says_so_to_anybody(asker: Asker, path: s
 
 # Status
 
-INSIDES = ("host", "pid", "fleet", "valkey_server", "busiest_topics", "source", "sources", "fingerprint", "shards", "retention")
+INSIDES = ("host", "pid", "fleet", "valkey_server", "busiest_topics", "source", "sources", "fingerprint", "shards", "retention", "warnings")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ def test_a_page_shows_what_it_is_given_as_text() -> None:
 
 def test_each_process_answers_for_the_fleet(tmp_path: Path) -> None:
     server = Valkey(tmp_path / "valkey").start()
-    relays = [Relay(tmp_path / "relay", server.url) for _ in range(2)]
+    relays = [Relay(tmp_path / "relay", server.url, env) for env in ({}, {"SSE_ENCRYPTION_KEY": SEAL_KEY})]
     own = topic()
     try:
         with asking(relays[0]) as first, asking(relays[1]) as second:
@@ -148,13 +151,39 @@ def test_each_process_answers_for_the_fleet(tmp_path: Path) -> None:
                     assert status["processes"] == 2
                     assert {each["connections"] for each in status["fleet"]} == {1}
                     assert len({each["pid"] for each in status["fleet"]}) == 2
+                    (warning,) = status["warnings"]
+                    assert f"different keys ({Keyring((SEAL_KEY,)).fingerprint()}, none)" in warning
             relays[1].stop()
             wait_for("it says that it ends", partial(counts, first, "processes", 1))
             server.kill()
             wait_for("it is alone", partial(counts, first, "valkey", "away"))
-            assert first.page("/stream/status")["processes"] == 1
+            alone = first.page("/stream/status", headers=bearer(admin=["status"]))
+            assert (alone["processes"], alone["warnings"]) == (1, [])
     finally:
         server.kill()
+
+
+ALIKE = Figures("a", 1, "0.1.0", fingerprint="f", retention=Kept(60, 10, 100))
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({}, []),
+        ({"host": "b", "connections": 7, "draining": True}, []),
+        ({"kind": "job", "fingerprint": ""}, []),
+        ({"retention": None}, []),
+        ({"version": "0.2.0"}, ["different versions: 0.1.0, 0.2.0"]),
+        ({"fingerprint": ""}, ["different keys (f, none)"]),
+        ({"fingerprint": "e"}, ["different keys (e, f)"]),
+        ({"retention": Kept(60, 11, 100)}, ["RELAY_RETENTION_"]),
+        ({"version": "0.2.0", "retention": Kept(61, 10, 100)}, ["different versions", "RELAY_RETENTION_"]),
+    ],
+)
+def test_where_processes_differ_is_told(other: dict[str, Any], told: list[str]) -> None:
+    found = find_differences([ALIKE, msgspec.structs.replace(ALIKE, **other), ALIKE])
+    assert len(found) == len(told)
+    assert all(part in warning for part, warning in zip(told, found, strict=True))
 
 
 def counts(asker: Asker, name: str, value: object) -> bool:

@@ -329,26 +329,34 @@ FINGERPRINT: Json = {
     "type": "string",
     "description": 'Of the key that seals, to compare: `printf %s "$KEY" | sha256sum | head -c 12`. Empty without one.',
 }
+KEPT: Json = closed({"seconds": COUNT, "topic_events": COUNT, "journal_events": COUNT})
 FIGURES: Json = closed(
     {
         "host": {"type": "string"},
         "pid": COUNT,
         "version": {"type": "string"},
+        "kind": {"enum": ["relay", "job"]},
         **dict.fromkeys(("uptime_s", "connections", "behind", "waiting_polls", "topics", "audiences", "events", "deliveries"), COUNT),
         **dict.fromkeys(("events_per_s", "deliveries_per_s"), RATE),
         **TAIL,
         "draining": {"type": "boolean"},
         "fingerprint": FINGERPRINT,
+        "retention": nullable(KEPT, "What it leaves in the log when it appends; null where it doesn't say."),
     }
 )
 DETAILS: Json = {
+    "warnings": {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "Where processes differ that should be alike: versions, keys, retention.",
+    },
     "host": {"type": "string"},
     "pid": COUNT,
     "fingerprint": FINGERPRINT,
     "fleet": {"type": "array", "items": FIGURES, "description": "Each process; the one that answers comes first."},
     "valkey_server": nullable({"type": "object"}, "The server's own figures; null while it is away."),
     "shards": {"type": "integer", "minimum": 1},
-    "retention": closed({"seconds": COUNT, "topic_events": COUNT, "journal_events": COUNT}),
+    "retention": KEPT,
     "busiest_topics": {
         "type": "array",
         "items": closed({"topic": schema_ref("Topic"), "connections": COUNT}),
@@ -413,6 +421,7 @@ TOTALS_SAMPLE: Json = {
 }
 DETAILS_SAMPLE: Json = {
     **TOTALS_SAMPLE,
+    "warnings": [],
     "host": "relay-1",
     "pid": 4711,
     "fingerprint": "8f6d21c0b75e",
@@ -420,10 +429,12 @@ DETAILS_SAMPLE: Json = {
         {
             "host": "relay-1",
             "pid": 4711,
+            "kind": "relay",
             **{name: TOTALS_SAMPLE[name] for name in FIGURES["properties"] if name in TOTALS_SAMPLE},
             **TOTALS_SAMPLE["tail"],
             "draining": False,
             "fingerprint": "8f6d21c0b75e",
+            "retention": {"seconds": 86400, "topic_events": 10000, "journal_events": 100000},
         }
     ],
     "valkey_server": {"valkey_version": "9.1.2", "used_memory": 104857600, "maxmemory_policy": "noeviction", "role": "master"},

@@ -18,7 +18,7 @@ from relay.answers import json_answer
 from relay.endpoints import described
 from relay.envelope import Sealer
 from relay.errors import Forbidden, LogUnavailable, Unauthorized
-from relay.fleet import Figures, Fleet, sum_up
+from relay.fleet import Figures, Fleet, find_differences, kept_by, sum_up
 from relay.guard import Guard, header
 from relay.hub import Hub
 from relay.log import Log
@@ -93,6 +93,7 @@ class Status:
             restarts=sum(tail.restarts for tail in tails),
             draining=self.draining(),
             fingerprint=self.fingerprint,
+            retention=kept_by(self.log),
         )
 
     def totals(self, fleet: Sequence[Figures]) -> dict[str, Any]:
@@ -109,19 +110,15 @@ class Status:
             sources = await read_status(self.log.servers)
         except LogUnavailable:
             pass
-        kept = self.log.retention
         return {
+            "warnings": find_differences(fleet),
             "host": fleet[0].host,
             "pid": fleet[0].pid,
             "fingerprint": fleet[0].fingerprint,
             "fleet": fleet,
             "valkey_server": server,
             "shards": self.log.shards,
-            "retention": {
-                "seconds": kept.retention_ms // 1000,
-                "topic_events": kept.topic_events,
-                "journal_events": kept.journal_events,
-            },
+            "retention": kept_by(self.log),
             "busiest_topics": self.hub.busiest(20),
             "sources": sources,
         }

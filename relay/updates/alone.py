@@ -2,11 +2,17 @@
 
 import asyncio
 import logging
+import os
+import platform
 import signal
+import time
+from functools import partial
 
+import relay
 from relay.embedded import find_url
 from relay.errors import LogUnavailable, SettingsError
-from relay.log import open_log
+from relay.fleet import Figures, Fleet, kept_by
+from relay.log import Log, open_log
 from relay.metrics import Metrics
 from relay.settings import Settings
 from relay.updates.job import JOB, Job, job_retention
@@ -36,6 +42,15 @@ async def run_alone(settings: Settings) -> None:
         except LogUnavailable as error:
             logger.warning("the log is away: %s; it is waited for", error, extra=JOB)
         job.load()
+        reporting = asyncio.create_task(Fleet(log, partial(figures, log, time.monotonic())).report())
         await ended.wait()
         logger.info("stopping", extra=JOB)
         await job.stop()
+        reporting.cancel()
+        await asyncio.gather(reporting, return_exceptions=True)
+
+
+def figures(log: Log, began_s: float) -> Figures:
+    """What the fleet is told of this process: that it is here. How its sources do is told with them."""
+    uptime_s = round(time.monotonic() - began_s)
+    return Figures(platform.node(), os.getpid(), relay.__version__, kind="job", uptime_s=uptime_s, connected=True, retention=kept_by(log))

@@ -69,12 +69,23 @@ def topic_of(name: str) -> str:
     return name.replace("-", "/")
 
 
+def jobs_of_fleet(valkey: Valkey) -> set[int]:
+    """The processes that say of themselves that they are an update job alone."""
+    reports = valkey.ask("HGETALL", "{relay:0}:fleet").values()
+    said = [json.loads(report.partition(b" ")[2]) for report in reports]
+    return {figures["pid"] for figures in said if figures["kind"] == "job"}
+
+
 def test_a_leader_that_stops_is_replaced_at_once_and_one_that_is_killed_soon(jobs: Jobs, up: Upstream, valkey: Valkey) -> None:
     jobs.start()
     first = jobs.leading()
     up.shows({"id": 1, "v": 1}, etag='"1"')
     jobs.start()
+    assert first.process
+    pid = first.process.pid
+    wait_for("the fleet is told of it", lambda: pid in jobs_of_fleet(valkey))
     assert first.stop() == 0
+    assert pid not in jobs_of_fleet(valkey)
     second = jobs.leading(first)
     # It goes on from where the first was: the upstream's answer is known to it.
     wait_for("it has looked", lambda: up.asked[-1].get("if-none-match") == '"1"')
