@@ -14,9 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from relay.canary import canary_token
+from relay.canary import canary_token, quantiles
 from relay.errors import RelayError, SettingsError
-from relay.terminal import quantiles
 
 CONNECTING_MAX = 50  # streams that are being opened at once
 CONNECT_S = 30.0

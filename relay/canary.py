@@ -1,6 +1,7 @@
-"""What tries a relay out from outside: the token for its topics, `canary/**`, and what a refusal says."""
+"""What those share that try a relay out from outside: the token for their topics, `canary/**`, what a refusal says, how times are told."""
 
 import argparse
+from collections.abc import Iterable
 
 import httpx
 import msgspec
@@ -8,6 +9,8 @@ import msgspec
 from relay.errors import SettingsError
 from relay.settings import read_settings
 from relay.terminal import make_token
+
+SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 def canary_token(sub: str, ttl_s: int) -> str:
@@ -17,6 +20,12 @@ def canary_token(sub: str, ttl_s: int) -> str:
         raise SettingsError(["give --token, or set RELAY_JWT_SECRET: this needs a token that may read and publish canary/**"])
     grants = {"subscribe": ["canary/**"], "publish": ["canary/**"], "admin": []}
     return make_token(argparse.Namespace(sub=sub, ttl=ttl_s, inactive=False, **grants), settings)
+
+
+def quantiles(values: Iterable[float]) -> dict[str, float]:
+    """Of one value or more."""
+    ordered = sorted(values)
+    return {name: ordered[min(len(ordered) - 1, int(len(ordered) * share))] for name, share in SHARES.items()}
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,7 +30,6 @@ LINES_WAITING_MAX = 10_000
 TAIL_WAIT_S = 5.0
 TAIL_READ = Bounds(entries=500, data_bytes=1 << 20)
 PAUSE_S = (0.2, 5.0)
-SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 # Tokens
@@ -52,12 +51,6 @@ def make_token(options: argparse.Namespace, settings: Settings) -> str:
     status = "inactive" if options.inactive else "active"
     set_claim(claims, settings.jwt_subscription_claim, {"status": status})
     return jwt.encode(claims, settings.jwt_secret[0].key, "HS256")
-
-
-def quantiles(values: Iterable[float]) -> dict[str, float]:
-    """Of one value or more."""
-    ordered = sorted(values)
-    return {name: ordered[min(len(ordered) - 1, int(len(ordered) * share))] for name, share in SHARES.items()}
 
 
 def set_claim(claims: dict[str, Any], name: str, value: object) -> None:

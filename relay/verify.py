@@ -20,11 +20,10 @@ import httpx
 import msgspec
 
 from relay import sse
-from relay.canary import Refusal, canary_token, refusal_of
+from relay.canary import Refusal, canary_token, quantiles, refusal_of
 from relay.errors import RelayError, Unopened
 from relay.query import PLAIN, SEALED
 from relay.seal import Password, read_base64, unseal
-from relay.terminal import quantiles
 
 DOORS = ("live", "poll", "longpoll")
 CUT_AFTER_S = (0.5, 4.0)  # a connection's life is drawn from this

@@ -15,7 +15,7 @@ import pytest
 
 from relay.keys import Keyring
 from relay.seal import unseal, write_base64
-from tests.asking import Asker, bearer, check_problem
+from tests.asking import AUTH, Asker, bearer, check_problem
 from tests.iron import PACKAGES, run_iron
 from tests.protocol.world import Function
 from tests.servers import SEAL_KEY, Relay, Valkey, topic, wait_for
@@ -42,8 +42,8 @@ def backends(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterat
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Relay]:
-    """A relay without a key."""
-    process = Relay(tmp_path_factory.mktemp("plain"), valkey.url).start()
+    """A relay without a key, and without compression."""
+    process = Relay(tmp_path_factory.mktemp("plain"), valkey.url, {"RELAY_COMPRESSION": "off"}).start()
     yield process
     process.kill()
 
@@ -118,6 +118,16 @@ def test_readers_of_one_topic_get_the_same_seals_and_these_are_counted(asker: As
         publish(asker, own, 1, 2, 3)
         assert [one.next().data for _ in range(3)] == [other.next().data for _ in range(3)]
     wait_for("the seals are counted", lambda: count() >= before + 3)
+
+
+def test_without_compression_everything_comes_as_it_is(plain: Relay) -> None:
+    own, headers = topic(), {**AUTH, "accept-encoding": "gzip, zstd"}
+    with Asker(plain.url) as asker:
+        asker.publish(own, "x" * 2000)
+        with asker.live(f"/stream/{own}/v1/live?k=1", headers=headers) as stream:
+            assert [stream.next().name, stream.next().json()] == ["hello", "x" * 2000]
+        for answer in (stream.answer, asker.get(f"/stream/{own}/v1/poll?k=1", headers=headers), asker.get("/stream/client.js")):
+            assert "content-encoding" not in answer.headers
 
 
 def test_large_data_was_compressed_before_it_was_sealed(asker: Asker, door: Asker) -> None:
