@@ -50,6 +50,7 @@ from relay.tail import Tail
 if TYPE_CHECKING:
     from relay.updates.job import Job
 
+FIRST_LOOK_S = 2.0  # the longest that a worker waits for a log that says nothing
 LAST_WORDS_S = 1.0  # for what was written last to reach its client; who hasn't taken it by then is hung up on
 
 logger = logging.getLogger("relay")
@@ -175,6 +176,7 @@ class Relay:
         if self.job:
             self.job.load()
             hear_hangups(self.job.load)
+        await self._first_look()
         try:
             yield
         finally:
@@ -189,6 +191,14 @@ class Relay:
             if self.key_set:
                 await self.key_set.close()
             await self.log.close()
+
+    async def _first_look(self) -> None:
+        """Nobody is served before the log's end and the denials are known, or before it is known that they can't be: else the first
+        who ask a new worker are told to come back."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                for tail in self.tails:
+                    await tail.tried.wait()
 
     def _start(self, *jobs: Coroutine[Any, Any, None]) -> None:
         for job in jobs:

@@ -67,6 +67,7 @@ class Tail:
         self.connected = False
         self.lag_ms: int | None = None
         self.restarts = 0
+        self.tried = asyncio.Event()  # set once the log has been reached, or found to be away
         self._started = False
         self._most = BATCH_EVENTS_MAX
 
@@ -108,6 +109,7 @@ class Tail:
 
     def _reached(self, here: bool) -> None:
         self.connected = here
+        self.tried.set()
         if here:
             self.log.away.discard(self.shard)
         else:

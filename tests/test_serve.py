@@ -1,5 +1,6 @@
 """`relay serve` as a process: how it ends, and that a second one in its place is refused."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from relay.app import Relay as Parts
+from relay.auth import Identity
+from relay.settings import read_settings
 from tests.asking import Asker, asking, check_bye, check_problem, start_poll
 from tests.servers import STOP_S, Relay, Valkey, free_port, topic, wait_for, wait_until_listening
 
@@ -143,6 +147,27 @@ def test_a_misspelt_setting_is_told_of_at_the_start(tmp_path: Path, valkey: Valk
         process.terminate()
         process.communicate(timeout=STOP_S)
     assert process.returncode == 0
+
+
+@pytest.mark.anyio
+async def test_nobody_is_served_before_the_logs_end_and_the_denials_are_known(tmp_path: Path, valkey: Valkey) -> None:
+    """A server takes requests once the application's lifespan has begun."""
+    worker = Parts(read_settings(Relay(tmp_path, valkey.url).environ()))
+    async with asyncio.timeout(STOP_S), worker.lifespan(worker.app().app):
+        assert worker.hub.ready
+        await worker.standing.denials(Identity("ada"), ["a/b/c"])  # else it raises
+
+
+@pytest.mark.anyio
+async def test_a_log_that_says_nothing_is_not_waited_for(tmp_path: Path, valkey: Valkey) -> None:
+    silent = Valkey(tmp_path / "silent").start()
+    silent.pause()
+    worker = Parts(read_settings(Relay(tmp_path, silent.url).environ()))
+    try:
+        async with asyncio.timeout(STOP_S), worker.lifespan(worker.app().app):
+            assert not worker.hub.ready
+    finally:
+        silent.kill()
 
 
 def test_a_relay_whose_log_is_away_starts_and_waits_for_it(tmp_path: Path) -> None:
