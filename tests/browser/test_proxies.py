@@ -65,8 +65,11 @@ async def test_behind_a_proxy_that_buffers_events_come_by_polls_and_over_a_strea
         asker.publish(own, 2, 3)
         await tab.has([1, 2, 3])
         # The page knows by now: another stream doesn't try in vain.
-        await tab.get("(window.more = new client.RelayStream({topics: ['a/b/c'], token: '', share: false}), 0)")
-        await tab.get("(window.ways = [], more.addEventListener('state', event => ways.push(event.detail.transport)), 0)")
+        await tab.get("""(() => {
+          window.ways = [];
+          window.more = new client.RelayStream({topics: ['a/b/c'], token: '', share: false});
+          more.addEventListener('state', event => ways.push(event.detail.transport));
+        })()""")
         await tab.until("more.state === 'ended'")
         assert set(await tab.get("ways")) == {"long-poll"}
         nginx.change("proxy_buffering off;")
