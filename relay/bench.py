@@ -110,10 +110,10 @@ class Bench:
             self.figures.cpu_share = (time.process_time() - cpu_s) / (time.perf_counter() - began_s)
         except* BenchError as errors:
             raise errors.exceptions[0] from None
+        except* TimeoutError:  # before OSError, of which it is one
+            raise BenchError(f"{len(self.figures.connect_ms)} of {self.streams} streams were open after {CONNECT_S:g} s") from None
         except* OSError as errors:
             raise BenchError(f"{self.url.geturl()} can't be reached: {errors.exceptions[0]}") from None
-        except* TimeoutError:
-            raise BenchError(f"{len(self.figures.connect_ms)} of {self.streams} streams were open after {CONNECT_S:g} s") from None
         finally:
             for transport in self._transports:
                 transport.close()

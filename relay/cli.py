@@ -29,6 +29,8 @@ EXAMPLES = """examples:
   relay tail rounds/ROULETTE/123                         events as they come, resuming by itself
 """
 
+CANARY_TOKEN = "may read and publish canary/**; made with RELAY_JWT_SECRET if that is set"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = build_parser()
@@ -151,7 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
         "relay verify http://127.0.0.1:8080 --seconds 60",
     )
     verify.add_argument("url", help="the relay's public address")
-    verify.add_argument("--token", help="may read and publish canary/**; made with RELAY_JWT_SECRET if that is set")
+    verify.add_argument("--token", help=CANARY_TOKEN)
     verify.add_argument("--seconds", type=float, default=60, help="how long to publish (default: 60)")
     verify.add_argument("--rate", type=float, default=10, help="canaries a second (default: 10)")
     verify.add_argument("--clients", type=int, default=2, help="readers of each door: live, poll, long poll (default: 2)")
@@ -164,7 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
         "relay check https://relay.example.com --origin https://app.example.com",
     )
     check.add_argument("url", nargs="?", default="", help="the relay's public address, to look at the way there too")
-    check.add_argument("--token", default="", help="may read and publish canary/**; made with RELAY_JWT_SECRET if that is set")
+    check.add_argument("--token", default="", help=CANARY_TOKEN)
     check.add_argument("--origin", default="", help="the origin of a page that uses the relay, as browsers send it")
     check.add_argument("--outside", action="store_true", help="look at the URL alone, not at settings and servers here")
 
@@ -175,7 +177,7 @@ def build_parser() -> argparse.ArgumentParser:
         "relay bench https://relay.example.com --streams 100 --rate 10",
     )
     bench.add_argument("url", help="the relay's public address")
-    bench.add_argument("--token", help="may read and publish canary/**; made with RELAY_JWT_SECRET if that is set")
+    bench.add_argument("--token", help=CANARY_TOKEN)
     bench.add_argument("--streams", type=int, default=100, help="readers, all of one topic (default: 100)")
     bench.add_argument("--rate", type=float, default=10, help="events a second (default: 10)")
     bench.add_argument("--seconds", type=float, default=10, help="how long to publish (default: 10)")

@@ -20,8 +20,7 @@ from functools import cache
 
 import msgspec
 
-STREAM_LEVEL = 4  # of zlib's 9
-PAGE_LEVEL = 4
+LEVEL = 4  # of zlib's 9
 SMALL_BYTES = 100  # less isn't worth it in a stream
 STORED_BYTES_MAX = 0xFFFF  # of a block of deflate that is as it was (RFC 1951, section 3.2.4)
 GZIP_HEAD = b"\x1f\x8b\x08" + bytes(6) + b"\xff"  # deflate, no name, no time, unknown system
@@ -48,7 +47,7 @@ IDENTITY = Coding("", b"", as_it_is, as_it_is, as_it_is)
 
 @cache
 def gzip_coding() -> Coding:
-    deflate = zlib.compressobj(STREAM_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
 
     def compress(chunk: bytes) -> bytes:
         if len(chunk) < SMALL_BYTES:
@@ -57,7 +56,7 @@ def gzip_coding() -> Coding:
         return deflate.compress(chunk) + deflate.flush(zlib.Z_FULL_FLUSH)
 
     def pack(content: bytes) -> bytes:
-        return zlib.compress(content, PAGE_LEVEL, wbits=16 + zlib.MAX_WBITS)
+        return zlib.compress(content, LEVEL, wbits=16 + zlib.MAX_WBITS)
 
     return Coding("gzip", GZIP_HEAD, compress, store, pack)
 
@@ -89,8 +88,8 @@ def zstd_coding() -> Coding:
 
 def choose_coding(accept: str) -> Coding:
     """What an Accept-Encoding asks for (RFC 9110, section 12.5.3): of what it rates alike, what is quickest made and smallest."""
-    rated = rates(accept)
-    best = max((name for name in ("zstd", "gzip", "identity") if rated.get(name)), key=lambda name: rated[name], default="identity")
+    weights = weights_of(accept)
+    best = max((name for name in ("zstd", "gzip", "identity") if weights.get(name)), key=lambda name: weights[name], default="identity")
     match best:
         case "zstd":
             return zstd_coding()
@@ -100,7 +99,7 @@ def choose_coding(accept: str) -> Coding:
             return IDENTITY
 
 
-def rates(accept: str) -> dict[str, float]:
+def weights_of(accept: str) -> dict[str, float]:
     """The weight of each coding that it names. One that is no number is none."""
     found: dict[str, float] = {}
     for part in accept.lower().split(","):

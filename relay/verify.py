@@ -95,7 +95,7 @@ class Verification:
             await self._publish(seconds, progress)
             deadline = time.monotonic() + SETTLE_S
             while self._behind() and time.monotonic() < deadline:  # noqa: ASYNC110  # many readers, each with its own end
-                await asyncio.sleep(0.05)  # several readers, each with its own end
+                await asyncio.sleep(0.05)
         finally:
             for task in reading:
                 task.cancel()

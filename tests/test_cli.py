@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import jwt
 import pytest
 
+from relay import bench
 from relay.cli import main
 from tests.asking import Asker, bearer
 from tests.servers import SECRET, STOP_S, Relay, topic, wait_for
@@ -343,6 +345,14 @@ def test_bench_needs_a_relay(cli: Cli, url: str, code: int) -> None:
     done = cli("bench", url)
     assert (done.code, done.out) == (code, "")
     assert url in done.err
+
+
+def test_bench_gives_up_on_a_relay_that_says_nothing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "CONNECT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = cli("bench", f"http://127.0.0.1:{silent.getsockname()[1]}", "--streams", "3")
+    assert (done.code, done.out) == (1, "")
+    assert "0 of 3 streams were open after 0.2 s" in done.err
 
 
 # What readers may

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.answers import pack
 from relay.coding import IDENTITY, STORED_BYTES_MAX, Coding, choose_coding, coding_chooser, gzip_coding, zstd_coding
 from tests.asking import AUTH, Asker
 from tests.servers import topic
@@ -96,6 +97,15 @@ def unpack(coding: str, content: bytes) -> bytes:
 @given(content=st.binary(max_size=2000))
 def test_a_body_is_whole(coding: Coding, content: bytes) -> None:
     assert unpack(coding.name, coding.pack(content)) == content
+
+
+@pytest.mark.parametrize(("size", "packed"), [(499, False), (500, True), (501, True), (64 << 10, True), ((64 << 10) + 1, True)])
+@pytest.mark.anyio
+async def test_a_body_is_packed_from_its_bound_on(size: int, packed: bool) -> None:
+    headers: dict[str, str] = {}
+    content = await pack(b"x" * size, gzip_coding(), headers)
+    assert (content != b"x" * size, headers) == (packed, {"content-encoding": "gzip"} if packed else {})
+    assert (gzip.decompress(content) if packed else content) == b"x" * size
 
 
 # Over HTTP

@@ -77,6 +77,13 @@ def test_large_data_is_compressed_before_it_is_sealed(clock: Clock) -> None:
     assert len(sealed) < len(LARGE) / 2
 
 
+def test_data_is_compressed_from_its_bound_on(clock: Clock) -> None:
+    sealer = Sealer(Keyring((SEAL_KEY,)), TTL_S, clock, compresses=True)
+    data = [json.dumps("x" * (size - 2)).encode() for size in (999, 1000, 1001)]
+    inside = [opened(sealer, sealer.seal(event(size, data=one), 0), clock) for size, one in enumerate(data)]
+    assert ["compression" in one for one in inside] == [False, True, True]
+
+
 @pytest.mark.parametrize(
     ("data", "compresses"),
     [

@@ -438,13 +438,13 @@ async function openSealed(text, keys, asked, nowMs, limits) {
   const envelope = await unseal(text, key, nowMs, limits.skewMs);
   const wrong = topic && topic !== envelope.topic ? "foreign_topic" : whatIsWrong(envelope, asked, expiresMs, nowMs, limits);
   if (wrong) throw new SealError(wrong, `an event that isn't what was asked for: ${wrong}`);
-  return envelope.compression === undefined ? envelope : { ...envelope, data: decompress(envelope) };
+  return envelope.compression === undefined ? envelope : { ...envelope, data: decompress(envelope, limits) };
 }
 
-function decompress({ compression, data }) {
+function decompress({ compression, data }, limits) {
   if (compression !== "deflate-raw") throw new SealError("malformed", `a payload compressed as ${compression}: get a newer client.js`);
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(inflate(fromBase64Url(data))));
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(inflate(fromBase64Url(data), limits.inflatedBytes)));
   } catch (error) {
     throw new SealError("malformed", "a payload that isn't what its compression says");
   }
@@ -457,11 +457,18 @@ const DISTANCE_BITS = Array.from({ length: 30 }, (_, code) => Math.max(0, (code 
 const DISTANCES = DISTANCE_BITS.reduce((found, bits, code) => [...found, found[code] + 2 ** bits], [1]);
 const LENGTH_ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 
-/** A Huffman code, by the lengths of its symbols' codes: how many there are of each, and the symbols in the order of their codes. */
+/**
+ * A Huffman code, by the lengths of its symbols' codes: how many there are of each, and the symbols in the order of their codes.
+ * Throws a RangeError if there are more than there is room for: some would mean no symbol.
+ */
 function huffman(lengths) {
   const counts = new Array(16).fill(0);
   for (const length of lengths) counts[length]++;
   counts[0] = 0;
+  for (let length = 1, room = 1; length < 16; length++) {
+    room = 2 * room - counts[length];
+    if (room < 0) throw new RangeError("deflated data with too many codes");
+  }
   const next = [0];
   for (let length = 1; length < 16; length++) next[length] = next[length - 1] + counts[length - 1];
   const symbols = [];
@@ -478,7 +485,7 @@ const FIXED = [
  * What raw deflate holds (RFC 1951). Not by the browser's DecompressionStream, which came years after WebCrypto.
  * Throws a RangeError for what is none, or more than `most` bytes.
  */
-export function inflate(bytes, most = LIMITS.inflatedBytes) {
+export function inflate(bytes, most) {
   let at = 0;
   let held = 0;
   let count = 0;
@@ -530,6 +537,7 @@ export function inflate(bytes, most = LIMITS.inflatedBytes) {
     const found = [];
     while (found.length < literals + distances) {
       const next = symbol(code);
+      if (next === 16 && !found.length) throw new RangeError("deflated data that repeats what wasn't there");
       const [value, times] =
         next < 16 ? [next, 1] : next === 16 ? [found[found.length - 1], 3 + take(2)] : [0, next === 17 ? 3 + take(3) : 11 + take(7)];
       for (let time = 0; time < times; time++) found.push(value);
@@ -543,7 +551,7 @@ export function inflate(bytes, most = LIMITS.inflatedBytes) {
     if (kind === 0) {
       held = count = 0;
       let length = take(8) | (take(8) << 8);
-      at += 2; // the length once more, inverted
+      if ((take(8) | (take(8) << 8)) !== (length ^ 0xffff)) throw new RangeError("deflated data with two lengths");
       while (length--) put(take(8));
       continue;
     }
@@ -554,8 +562,10 @@ export function inflate(bytes, most = LIMITS.inflatedBytes) {
         put(next);
         continue;
       }
+      if (next > 285) throw new RangeError("deflated data with a length that is none");
       let length = LENGTHS[next - 257] + take(LENGTH_BITS[next - 257]);
       const code = symbol(distance);
+      if (code > 29) throw new RangeError("deflated data with a distance that is none");
       const back = DISTANCES[code] + take(DISTANCE_BITS[code]);
       if (!(back <= size)) throw new RangeError("deflated data that repeats what wasn't there");
       while (length--) put(out[size - back]);

@@ -28,6 +28,18 @@ async def test_sealed_events_are_opened(open_tab: OpenTab, relay: Relay, asker: 
     await tab.has([{"number": 1}, None])
 
 
+async def test_large_events_are_inflated_up_to_a_limit(open_tab: OpenTab, relay: Relay, asker: Asker) -> None:
+    own, value = topic(), ["red", "black"] * 500
+    tab = await open_tab(relay.url, [own], version="v2")
+    strict = await open_tab(relay.url, [own], version="v2", share=False, limits={"inflatedBytes": len(json.dumps(value)) // 2})
+    for each in (tab, strict):
+        await each.is_open()
+    asker.publish(own, value)
+    await tab.has([value])
+    await strict.until("notices.length === 1")
+    assert (await strict.get("notices[0]"))[1]["reason"] == "malformed"
+
+
 async def test_tabs_share_a_sealed_stream_too(open_tab: OpenTab, relay: Relay, asker: Asker) -> None:
     own = topic()
     tabs = [await open_tab(relay.url, [own], version="v2") for _ in range(2)]

@@ -208,6 +208,28 @@ def test_deflated_data_that_is_cut_short_or_grows_without_end_is_refused() -> No
     assert inflated((whole, 10_000), (whole, 9_999), (whole[:-1], 10_000), (b"", 10_000)) == [b"0123456789" * 1000, *["RangeError"] * 3]
 
 
+STORED, FIXED, DYNAMIC = "00", "10", "01"  # the kinds of blocks, in the order of their bits
+
+
+@pytest.mark.parametrize(
+    ("bits", "told"),
+    [
+        # The fixed code has two symbols more than there are lengths. Behind it come only zeros, which are codes too.
+        (f"1{FIXED}11000110{'0' * 8000}", "with a length that is none"),
+        (f"1{FIXED}000000111110{'0' * 8000}", "with a code that is none"),
+        (f"0{STORED}00000{'1' * 8}{'0' * 8}", "that is cut short"),
+        (f"1{STORED}00000{'0' * 16}{'0' * 16}", "with two lengths"),
+        ("111", "of a kind that is none"),
+        (f"1{DYNAMIC}00000{'00000'}{'1111'}{'100' * 19}", "with too many codes"),
+        (f"1{DYNAMIC}00000{'00000'}{'0000'}{'100' * 2}{'000' * 2}0{'0' * 8}", "that repeats what wasn't there"),
+    ],
+)
+def test_what_is_wrong_is_told_where_it_stands(bits: str, told: str) -> None:
+    raw = int(bits[::-1], 2).to_bytes(-(-len(bits) // 8), "little")
+    script = "try { client.inflate(Uint8Array.from(given), 1 << 26) } catch (error) { return error.message }"
+    assert run(script, list(raw)) == f"deflated data {told}"
+
+
 def test_a_compressed_payload_is_opened_and_what_is_none_refused() -> None:
     now_ms = int(time.time() * 1000)
     value = {"é": ["x" * 2000]}
