@@ -22,10 +22,12 @@ POLICY = (
 
 
 def page(status: Mapping[str, Any]) -> bytes:
-    """Values are shown by their names in JSON; tables and lists below the plain ones."""
-    plain = {name: value for name, value in status.items() if not is_table(value)}
+    """Values are shown by their names in JSON: warnings above all others, tables and lists below the plain ones."""
+    warnings = "".join(f"<li>{shown(warning)}</li>" for warning in status.get("warnings", ()))
+    plain = {name: value for name, value in status.items() if name != "warnings" and not is_table(value)}
     tables = {name: value for name, value in status.items() if is_table(value)}
     parts = [
+        f"<h2>warnings</h2><ul>{warnings}</ul>" if warnings else "",
         pairs(plain),
         *(f"<h2>{words(name)}</h2>{pairs(value) if isinstance(value, Mapping) else rows(value)}" for name, value in tables.items()),
     ]

@@ -138,6 +138,13 @@ def test_a_page_shows_what_it_is_given_as_text() -> None:
     assert "a&amp;b" in text
 
 
+def test_a_page_shows_warnings_first_and_whole() -> None:
+    text = page({"version": "0.1.0", "warnings": ["one & two", "three"]}).decode()
+    assert "<ul><li>one &amp; two</li><li>three</li></ul>" in text
+    assert text.index("three") < text.index("version")
+    assert "warnings" not in page({"version": "0.1.0", "warnings": []}).decode()
+
+
 def test_each_process_answers_for_the_fleet(tmp_path: Path) -> None:
     server = Valkey(tmp_path / "valkey").start()
     relays = [Relay(tmp_path / "relay", server.url, env) for env in ({}, {"SSE_ENCRYPTION_KEY": SEAL_KEY})]

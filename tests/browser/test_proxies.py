@@ -59,7 +59,7 @@ async def test_behind_a_proxy_that_buffers_events_come_by_polls_and_over_a_strea
     own = topic()
     asker.publish(own, 1)
     with nginx.run(BUFFERS):
-        tab = await open_tab(nginx.url, [own], k=1, limits={"probeMs": 500, "helloMs": 1000})
+        tab = await open_tab(nginx.url, [own], k=1, limits={"probeMs": 500, "probeMaxMs": 1000, "helloMs": 1000})
         await tab.is_open("long-poll")
         assert "no hello" in await tab.get("stream.reason")
         asker.publish(own, 2, 3)
