@@ -20,6 +20,15 @@ pytestmark = pytest.mark.anyio
 
 CONF = Path(__file__).with_name("nginx.conf")
 BUFFERS = "proxy_ignore_headers X-Accel-Buffering;"
+# When streams are looked at again is known to the page, for all of its streams.
+SOON = {"probeMs": 500, "probeMaxMs": 1000, "helloMs": 1000}
+MORE = """
+limits => {
+  window.ways = [];
+  window.more = new client.RelayStream({topics: ['a/b/c'], token: '', share: false, limits});
+  more.addEventListener('state', event => ways.push(event.detail.transport));
+}
+"""
 
 
 class Nginx:
@@ -59,17 +68,13 @@ async def test_behind_a_proxy_that_buffers_events_come_by_polls_and_over_a_strea
     own = topic()
     asker.publish(own, 1)
     with nginx.run(BUFFERS):
-        tab = await open_tab(nginx.url, [own], k=1, limits={"probeMs": 500, "probeMaxMs": 1000, "helloMs": 1000})
+        tab = await open_tab(nginx.url, [own], k=1, limits=SOON)
         await tab.is_open("long-poll")
         assert "no hello" in await tab.get("stream.reason")
         asker.publish(own, 2, 3)
         await tab.has([1, 2, 3])
         # The page knows by now: another stream doesn't try in vain.
-        await tab.get("""(() => {
-          window.ways = [];
-          window.more = new client.RelayStream({topics: ['a/b/c'], token: '', share: false});
-          more.addEventListener('state', event => ways.push(event.detail.transport));
-        })()""")
+        await tab.page.evaluate(MORE, SOON)
         await tab.until("more.state === 'ended'")
         assert set(await tab.get("ways")) == {"long-poll"}
         nginx.change("proxy_buffering off;")
