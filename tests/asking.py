@@ -10,8 +10,8 @@ import httpx
 
 from tests.servers import token
 from tests.streams import Block, Parser, decoder
+from tests.waiting import LIMIT_S
 
-LIMIT_S = 15.0
 T = TypeVar("T")
 JSON = {"content-type": "application/json"}
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import need
+from tests.waiting import LIMIT_S
 
 MODULES = Path(__file__).parent / "node_modules"
 PACKAGES = ("@hapi/iron", "iron-webcrypto")
-LIMIT_S = 30
 
 # A raw key is written {"raw": base64url}, and becomes what each package takes.
 PROGRAM = """

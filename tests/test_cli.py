@@ -16,7 +16,8 @@ import pytest
 from relay import bench
 from relay.cli import main
 from tests.asking import Asker, bearer
-from tests.servers import SECRET, STOP_S, Relay, topic, wait_for
+from tests.servers import SECRET, Relay, topic
+from tests.waiting import LIMIT_S, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_wrong_arguments_are_told_and_end_with_2(cli: Cli, arguments: list[str])
 
 
 def test_it_runs_as_a_module_too(embedded: Relay) -> None:
-    result = subprocess.run([sys.executable, "-m", "relay", "--version"], capture_output=True, text=True, timeout=STOP_S, check=True)
+    result = subprocess.run([sys.executable, "-m", "relay", "--version"], capture_output=True, text=True, timeout=LIMIT_S, check=True)
     assert result.stdout.startswith("relay ")
 
 
@@ -296,7 +297,7 @@ def test_a_tail_waits_for_what_comes(embedded: Relay, own_asker: Asker) -> None:
         assert tail.stdout
         assert tail.stdout.readline() == "1\n"
         own_asker.publish(own, 2)
-        out, err = tail.communicate(timeout=STOP_S)
+        out, err = tail.communicate(timeout=LIMIT_S)
     assert (out, err, tail.returncode) == ("2\n", "", 0)
 
 
@@ -308,7 +309,7 @@ def test_a_tail_whose_reader_has_seen_enough_ends_quietly(embedded: Relay, own_a
         assert tail.stderr
         assert tail.stdout.readline() == "1\n"
         tail.stdout.close()
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + LIMIT_S
         while tail.poll() is None:  # it notices at its next line
             assert time.monotonic() < deadline
             own_asker.publish(own, 2)

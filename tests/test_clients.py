@@ -19,12 +19,12 @@ import httpx
 import pytest
 
 from tests.conftest import need
-from tests.servers import Relay, Valkey, token, topic, wait_for
+from tests.servers import Relay, Valkey, token, topic
 from tests.streams import Parser
+from tests.waiting import LIMIT_S, wait_for
 
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 30
 RECIPES = Path(__file__).parent.parent / "infra/recipes"
 MODULES = Path(__file__).parent / "node_modules"
 OLD_EVENT_SOURCE = """

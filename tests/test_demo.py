@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.servers import START_S, STOP_S, free_port, wait_for
+from tests.servers import free_port
+from tests.waiting import LIMIT_S, wait_for
 
 TOPIC = "rounds/ROULETTE/123"
 
@@ -46,14 +47,14 @@ class Demo:
     def events(self) -> list[Any]:
         headers = {"authorization": "Bearer " + self.found(r"TOKEN=(\S+)")}
         try:
-            answer = httpx.get(f"{self.url}/stream/{TOPIC}/v1/poll?cursor=earliest", headers=headers, timeout=START_S)
+            answer = httpx.get(f"{self.url}/stream/{TOPIC}/v1/poll?cursor=earliest", headers=headers, timeout=LIMIT_S)
         except httpx.TransportError:
             return []
         return list(answer.json().get("events", []))
 
     def upstream_is_here(self) -> bool:
         try:
-            return httpx.get(self.upstream, timeout=START_S).is_success
+            return httpx.get(self.upstream, timeout=LIMIT_S).is_success
         except httpx.TransportError:
             return False
 
@@ -66,12 +67,12 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
         os.killpg(process.process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    process.process.wait(STOP_S)
+    process.process.wait(LIMIT_S)
 
 
 def test_numbers_of_the_made_up_provider_come_by_the_job_into_the_log_and_all_ends_together(demo: Demo) -> None:
     wait_for("two numbers are in the log", lambda: len(demo.events()) >= 2)
-    shown = httpx.get(demo.upstream, timeout=START_S).json()
+    shown = httpx.get(demo.upstream, timeout=LIMIT_S).json()
     assert shown["provider"] == "made up"
     events = demo.events()
     assert [event["data"] for event in events[:2]] == [spin["update"] for spin in shown["spins"][:2]]
@@ -79,7 +80,7 @@ def test_numbers_of_the_made_up_provider_come_by_the_job_into_the_log_and_all_en
     assert events[0]["data"]["update_type"] == "new_number"
     assert "[STREAM JOB] INFO source made-up-roulette" in demo.printed()
     demo.process.send_signal(signal.SIGTERM)
-    assert demo.process.wait(STOP_S) == 0
+    assert demo.process.wait(LIMIT_S) == 0
     assert not demo.upstream_is_here()
     assert "Traceback" not in demo.printed()
 
@@ -87,5 +88,5 @@ def test_numbers_of_the_made_up_provider_come_by_the_job_into_the_log_and_all_en
 def test_the_provider_ends_with_a_demo_that_is_killed(demo: Demo) -> None:
     assert demo.upstream_is_here()
     demo.process.kill()
-    demo.process.wait(STOP_S)
+    demo.process.wait(LIMIT_S)
     wait_for("it is gone", lambda: not demo.upstream_is_here())

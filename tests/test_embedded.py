@@ -13,7 +13,8 @@ import valkey
 from relay.embedded import SOCKET_PATH_MAX, find_url, run_valkey, socket_path
 from relay.errors import SettingsError
 from tests.asking import JSON, Asker, asking
-from tests.servers import Relay, topic, wait_for
+from tests.servers import Relay, topic
+from tests.waiting import wait_for
 
 
 @pytest.fixture

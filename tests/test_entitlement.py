@@ -14,8 +14,9 @@ import pytest
 from relay.cli import main
 from tests.asking import Asker, asking, bearer, check_problem
 from tests.protocol.world import Function
-from tests.servers import Relay, Valkey, topic, wait_for
+from tests.servers import Relay, Valkey, topic
 from tests.test_revocation import ask_apart, end_of
+from tests.waiting import wait_for
 
 LIVE, POLL = "/stream/tests/case/1/v1/live", "/stream/tests/case/1/v1/poll"
 Answers = dict[str, tuple[int, dict[str, str], bytes]]

@@ -16,10 +16,10 @@ from relay.records import Records
 from relay.span import Gap, Head, ShardRead, TopicRead
 from relay.standing import Standing
 from tests.streams import Parser
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 5.0
 T = "a/b/t"
 STANDING = Standing(cast(Log, None), cast(Records, None), None, 30)  # of people with whom all is well
 

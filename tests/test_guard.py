@@ -11,7 +11,7 @@ from relay.errors import Forbidden, NotSubscribed, Problem, Unauthorized
 from relay.guard import Guard
 from relay.topic import Patterns
 from tests.asking import at_once
-from tests.servers import wait_for
+from tests.waiting import wait_for
 
 SECRET = "a-secret-of-these-tests-0123456789-0123456789"
 HOST = "relay.example:8080"

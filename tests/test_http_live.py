@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.asking import AUTH, LIMIT_S, Asker, Live, asking, bearer, check_bye, check_problem
-from tests.servers import Relay, Valkey, token, topic, wait_for
+from tests.asking import AUTH, Asker, Live, asking, bearer, check_bye, check_problem
+from tests.servers import Relay, Valkey, token, topic
 from tests.streams import Block
+from tests.waiting import LIMIT_S, wait_for
 
 LIVE = "/stream/{}/v1/live"
 

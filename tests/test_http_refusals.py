@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.asking import AUTH, JSON, Asker, bearer, check_problem
-from tests.servers import Relay, Valkey, topic, wait_for
+from tests.servers import Relay, Valkey, topic
+from tests.waiting import wait_for
 
 ENV = {"RELAY_MAX_STREAMS": "3", "RELAY_MAX_STREAMS_PER_SUB": "2", "RELAY_CONNECTS_PER_SECOND": "1000"}
 LINE = re.compile(r"(?:a request is|(\d+) more requests were) refused: (.*)")

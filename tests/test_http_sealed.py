@@ -18,7 +18,8 @@ from relay.seal import unseal, write_base64
 from tests.asking import AUTH, Asker, bearer, check_problem
 from tests.iron import PACKAGES, run_iron
 from tests.protocol.world import Function
-from tests.servers import SEAL_KEY, Relay, Valkey, topic, wait_for
+from tests.servers import SEAL_KEY, Relay, Valkey, topic
+from tests.waiting import wait_for
 
 OLD_KEY = "the-key-before-the-one-that-seals-now-24680"
 

@@ -17,9 +17,8 @@ from relay.keys import Keyring
 from relay.log import open_log
 from relay.status_page import page
 from tests.asking import AUTH, Asker, asking, bearer, check_problem
-from tests.servers import SEAL_KEY, Relay, Valkey, topic, wait_for
-
-LIMIT_S = 10
+from tests.servers import SEAL_KEY, Relay, Valkey, topic
+from tests.waiting import LIMIT_S, wait_for
 
 METRICS_TOKEN = "a-token-of-prometheus"
 

@@ -27,8 +27,9 @@ from relay.errors import Unauthorized, Unavailable
 from relay.jwks import KeySet, parse_key_set
 from tests.asking import Asker, asking, check_problem
 from tests.protocol.world import Function
-from tests.servers import Relay, Valkey, wait_for
+from tests.servers import Relay, Valkey
 from tests.test_revocation import end_of
+from tests.waiting import wait_for
 
 POLL, LIVE = "/stream/a/b/c/v1/poll", "/stream/a/b/c/v1/live"
 Private = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey

@@ -12,10 +12,10 @@ from relay.lease import Fence, Lease, lead, lease_key, new_holder
 from relay.log import APPEND, APPEND_EVENTS_MAX, Log, NewEvent, open_log
 from tests.faults.network import open_proxy
 from tests.servers import Valkey, topic
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 20.0
 LIFE_S = 0.6
 SHARDS = 3
 HOUR_MS = 3_600_000

@@ -14,11 +14,11 @@ from relay.event import Retention
 from relay.log import Log, open_log
 from relay.rates import BURST_S, REFUSED_MAX, Rates, network
 from tests.asking import Asker, asking, bearer, check_problem
-from tests.servers import Relay, Valkey, free_port, topic, wait_for, wait_until_listening
+from tests.servers import Relay, Valkey, free_port, topic, wait_until_listening
+from tests.waiting import LIMIT_S, wait_for
 
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 20
 PER_S = 2
 BURST = PER_S * BURST_S
 LIMITS = {"RELAY_PUBLISH_PER_SECOND": str(PER_S), "RELAY_REQUESTS_PER_SECOND": str(PER_S), "RELAY_TRUSTED_PROXIES": "127.0.0.1"}

@@ -17,10 +17,10 @@ from relay.settings import read_settings
 from tests.protocol.world import Function
 from tests.servers import Relay, topic
 from tests.streams import Stream, open_stream
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 30
 FEED = Path(__file__).parent / "data" / "quakes.geojson"
 # As they happened: the feed has the newest first.
 QUAKES = [line.rstrip(b",") for line in reversed(FEED.read_bytes().splitlines()) if line.startswith(b'{"type":"Feature",')]

@@ -18,9 +18,9 @@ from relay.records import Records
 from relay.standing import Standing
 from relay.topic import Patterns, patterns_of
 from tests.asking import Asker, Live, bearer, check_bye, check_problem
-from tests.servers import Valkey, token, topic, wait_for
+from tests.servers import Valkey, token, topic
+from tests.waiting import LIMIT_S, wait_for
 
-LIMIT_S = 30.0
 LATER_S = 2  # so much later, a token is surely not of the same second
 ADMIN = bearer("root", subscribe=[], publish=[], admin=["revoke"])
 NOW = 1_800_000_000.0

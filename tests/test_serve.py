@@ -14,12 +14,13 @@ from relay.app import Relay as Parts
 from relay.auth import Identity
 from relay.settings import read_settings
 from tests.asking import Asker, asking, check_bye, check_problem, start_poll
-from tests.servers import STOP_S, Relay, Valkey, free_port, topic, wait_for, wait_until_listening
+from tests.servers import Relay, Valkey, free_port, topic, wait_until_listening
+from tests.waiting import LIMIT_S, wait_for
 
 SERVE = [sys.executable, "-m", "relay", "serve"]
 
 
-def run(*arguments: str, env: dict[str, str], limit_s: float = STOP_S) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str, env: dict[str, str], limit_s: float = LIMIT_S) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "relay", *arguments], env=env, capture_output=True, text=True, timeout=limit_s, check=False
     )
@@ -44,7 +45,7 @@ def test_a_relay_that_is_stopped_says_bye_with_each_streams_place(
                 assert bye.last_event_id == event.last_event_id != hello.last_event_id
                 check_bye(stream, bye)
         assert events[0].last_event_id == id
-        assert relay.process.wait(STOP_S) == 0
+        assert relay.process.wait(LIMIT_S) == 0
     assert "Traceback" not in relay.log()
     lines = relay.log().splitlines()
     if log_format == "json":
@@ -61,7 +62,7 @@ def test_a_poll_that_waits_is_answered_when_the_relay_stops(tmp_path: Path, valk
         poll, found = start_poll(asker, f"/stream/{own}/v1/poll?cursor={id}&wait=25")
         wait_for("it waits", lambda: asker.page("/stream/status")["waiting_polls"])
         assert relay.stop() == 0
-        poll.join(STOP_S)
+        poll.join(LIMIT_S)
         (page,) = found
         assert (page["events"], page["resume"], page["cursor"]) == ([], "exact", id)
     assert "Traceback" not in relay.log()
@@ -145,7 +146,7 @@ def test_a_misspelt_setting_is_told_of_at_the_start(tmp_path: Path, valkey: Valk
         wait_until_listening(relay.port, process)
     finally:
         process.terminate()
-        process.communicate(timeout=STOP_S)
+        process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0
 
 
@@ -153,7 +154,7 @@ def test_a_misspelt_setting_is_told_of_at_the_start(tmp_path: Path, valkey: Valk
 async def test_nobody_is_served_before_the_logs_end_and_the_denials_are_known(tmp_path: Path, valkey: Valkey) -> None:
     """A server takes requests once the application's lifespan has begun."""
     worker = Parts(read_settings(Relay(tmp_path, valkey.url).environ()))
-    async with asyncio.timeout(STOP_S), worker.lifespan(worker.app().app):
+    async with asyncio.timeout(LIMIT_S), worker.lifespan(worker.app().app):
         assert worker.hub.ready
         await worker.standing.denials(Identity("ada"), ["a/b/c"])  # else it raises
 
@@ -164,7 +165,7 @@ async def test_a_log_that_says_nothing_is_not_waited_for(tmp_path: Path, valkey:
     silent.pause()
     worker = Parts(read_settings(Relay(tmp_path, silent.url).environ()))
     try:
-        async with asyncio.timeout(STOP_S), worker.lifespan(worker.app().app):
+        async with asyncio.timeout(LIMIT_S), worker.lifespan(worker.app().app):
             assert not worker.hub.ready
     finally:
         silent.kill()

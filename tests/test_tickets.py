@@ -15,8 +15,9 @@ from relay.records import Records
 from relay.standing import Standing
 from relay.topic import Patterns
 from tests.asking import AUTH, JSON, Asker, asking, bearer, check_problem
-from tests.servers import Relay, Valkey, topic, wait_for
+from tests.servers import Relay, Valkey, topic
 from tests.test_revocation import end_of, revoke
+from tests.waiting import wait_for
 
 SOME = Patterns.parse(["a/**"])[0]
 

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from relay.turns import A_TURN, Turns
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
 CROWD = 10 * A_TURN
-LIMIT_S = 10.0
 
 
 async def test_a_few_begin_in_each_turn_in_the_order_they_came() -> None:

@@ -7,7 +7,8 @@ import pytest
 from tests.asking import Asker, asking
 from tests.browser.conftest import OpenTab, Tab
 from tests.conftest import SHARED_ENV
-from tests.servers import Relay, token, topic, wait_for
+from tests.servers import Relay, token, topic
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,8 @@ import httpx
 
 from tests.servers import Valkey, token
 from tests.streams import Block, Parser
+from tests.waiting import LIMIT_S
 
-LIMIT_S = 30.0
 SILENCE_S = 20.0  # a stream without even a heartbeat for so long is no stream
 PAUSE_S = (0.05, 0.3)  # before a client comes back: much less than it is told, so that tests are quick
 PUBLISH_PAUSE_S = 0.005

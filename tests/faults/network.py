@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from tests.servers import Valkey, free_port
+from tests.waiting import LIMIT_S
 
 PIECE = 1 << 16
-LIMIT_S = 10.0
 
 
 class Proxy:

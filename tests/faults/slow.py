@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 
 from tests.servers import Relay, token
+from tests.waiting import LIMIT_S
 
-LIMIT_S = 20.0
 WINDOW_BYTES = 4096  # so small that what it doesn't take stays with the relay and its kernel
 PIECE = 1 << 16
 FILLING = {"filling": "x" * 8000}

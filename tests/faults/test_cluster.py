@@ -14,7 +14,8 @@ from tests.faults.clients import Follower, Publisher, retained, running, upto
 from tests.faults.conftest import StartRelays
 from tests.faults.network import open_proxy
 from tests.faults.test_failover import LOST, lose_link
-from tests.servers import Cluster, Relay, Valkey, topic, wait_for
+from tests.servers import Cluster, Relay, Valkey, topic
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,8 @@ from relay.log import APPEND, APPEND_EVENTS_MAX, NewEvent, open_log
 from tests.faults.clients import Follower, Publisher, retained, running, upto
 from tests.faults.conftest import StartRelays
 from tests.faults.network import Proxy, open_proxy
-from tests.servers import Relay, Valkey, replica_of, topic, wait_for
+from tests.servers import Relay, Valkey, replica_of, topic
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.anyio
 

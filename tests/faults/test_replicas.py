@@ -12,7 +12,8 @@ from relay.event import Retention
 from relay.log import NewEvent, open_log
 from tests.faults.clients import retained
 from tests.faults.conftest import StartRelay
-from tests.servers import Relay, Valkey, replica_of, topic, wait_for
+from tests.servers import Relay, Valkey, replica_of, topic
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,8 @@ import pytest
 from tests.faults.clients import retained, upto
 from tests.faults.conftest import StartRelays
 from tests.faults.test_failover import LOST, lose_link, open_case
-from tests.servers import SERVICE, Relay, Sentinels, Valkey, replica_of, wait_for
+from tests.servers import SERVICE, Relay, Sentinels, Valkey, replica_of
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.anyio
 

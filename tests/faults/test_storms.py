@@ -20,11 +20,12 @@ from relay.refusals import PERIOD_S
 from tests.bench.run import SOURCES, Delivered
 from tests.bench.servers import Missing, compile_tools
 from tests.conftest import need
-from tests.faults.clients import LIMIT_S, open_http
+from tests.faults.clients import open_http
 from tests.faults.conftest import FULL_SIZE, StartRelay
 from tests.faults.test_slow_clients import memory_mb, process_of
 from tests.servers import Relay, Valkey, token, topic
 from tests.streams import open_stream
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 

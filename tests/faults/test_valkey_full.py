@@ -10,7 +10,8 @@ from valkey.exceptions import ResponseError
 
 from tests.asking import Asker, check_problem
 from tests.faults.conftest import StartRelay
-from tests.servers import Valkey, topic, wait_for
+from tests.servers import Valkey, topic
+from tests.waiting import wait_for
 
 BEFORE = [1, 2, 3]
 # Reads are counted too, in Valkey, which can't be done meanwhile.

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from tests.servers import Relay, token
+from tests.waiting import LIMIT_S
 
-LIMIT_S = 15.0
 TCP_REPAIR = 19  # linux/tcp.h: a socket in repair closes without a word to its peer
 
 

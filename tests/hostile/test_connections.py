@@ -10,7 +10,8 @@ import pytest
 from tests.asking import JSON, Asker, check_problem
 from tests.hostile.conftest import REQUEST_S
 from tests.hostile.raw import Raw, answers, connect, request
-from tests.servers import Relay, token, topic, wait_for
+from tests.servers import Relay, token, topic
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.anyio
 

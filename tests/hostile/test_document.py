@@ -22,10 +22,10 @@ from tests.asking import AUTH
 from tests.hostile.conftest import BOUNDED
 from tests.servers import Relay
 from tests.streams import Parser
+from tests.waiting import LIMIT_S
 
 EXAMPLES = 15  # of each operation, both ways
 WAIT_S = 0.05
-LIMIT_S = 10
 NO_SHRINKING = (Phase.generate,)  # it may take five minutes, and a failure is printed as a line of curl anyway
 WITH_INPUT = ("liveTopic", "live", "pollTopic", "poll", "publish", "publishBatch")
 WITHOUT = ("keys", "ticket", "revoke", "status", "healthz", "readyz", "metrics", "openapi", "client", "clientTypes", "poller")

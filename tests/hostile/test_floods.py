@@ -15,8 +15,9 @@ from relay.auth import Verifier, parse_secret
 from relay.errors import Forbidden, Unauthorized
 from relay.guard import Guard
 from tests.asking import AUTH, Asker, at_once, bearer, check_problem
-from tests.hostile.raw import LIMIT_S, connect, request
-from tests.servers import SECRET, Relay, Valkey, token, topic, wait_for
+from tests.hostile.raw import connect, request
+from tests.servers import SECRET, Relay, Valkey, token, topic
+from tests.waiting import LIMIT_S, wait_for
 
 KEY = parse_secret(SECRET)
 GROWTH_KIB = 5 * 1024

@@ -13,8 +13,9 @@ import h2.exceptions
 import pytest
 
 from tests.asking import Asker
-from tests.hostile.raw import LIMIT_S, Raw, connect
-from tests.servers import Relay, token, topic, wait_for
+from tests.hostile.raw import Raw, connect
+from tests.servers import Relay, token, topic
+from tests.waiting import LIMIT_S, wait_for
 
 pytestmark = pytest.mark.anyio
 

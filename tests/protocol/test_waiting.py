@@ -8,10 +8,9 @@ import httpx
 import pytest
 
 from tests.protocol.world import Scene
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
-
-LIMIT_S = 15
 
 
 @pytest.fixture(params=["relay", "function"])

@@ -20,8 +20,8 @@ import valkey.asyncio
 from relay.cursor import parse_cursor
 from relay.log import shard_of
 from tests.servers import SEAL_KEY, Relay, Valkey, free_port, token, wait_until_listening
+from tests.waiting import LIMIT_S
 
-LIMIT_S = 20.0
 # A node of a stream holds one entry, so that what a relay trims by whole nodes is exact.
 ARGUMENTS = ("--stream-node-max-entries", "1")
 ENV = {"RELAY_HEARTBEAT_SECONDS": "1", "SSE_ENCRYPTION_KEY": SEAL_KEY, "RELAY_MAX_STREAMS_PER_SUB": "5000"}

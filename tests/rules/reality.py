@@ -32,7 +32,8 @@ import valkey.asyncio
 from relay import cursor as real
 from relay.cursor import parse_cursor, write_cursor
 from tests.protocol.world import SECOND_EVENTS, World, new_topic, open_http
-from tests.streams import LIMIT_S, Block, Stream, open_stream
+from tests.streams import Block, Stream, open_stream
+from tests.waiting import LIMIT_S
 
 from . import model
 from .model import EARLIEST, OLD_MS, Appended, Ask, Bye, Cursor, Draft, Env, Event, Frame, Gap, Hello, Log, Page, Place, Shape, Shard, Sync

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.servers import Valkey, token, topic, wait_for
+from tests.servers import Valkey, token, topic
 from tests.updates.jobs import NOBODY, SECRET, JobProcess, data, entries, leader, status, toml
 from tests.updates.upstreams import Upstream, upstream
+from tests.waiting import wait_for
 
 NAMES = count()
 

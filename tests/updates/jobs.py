@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.servers import STOP_S, Valkey, stop, wait_for
+from tests.servers import Valkey, stop
+from tests.waiting import LIMIT_S, wait_for
 
 LEASE_S = 1.0
 SECRET = "a-secret-of-the-environment"
@@ -98,7 +99,7 @@ class JobProcess:
     def kill(self) -> None:
         if self.process and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(STOP_S)
+            self.process.wait(LIMIT_S)
 
 
 def status(valkey: Valkey, name: str) -> dict[str, Any]:

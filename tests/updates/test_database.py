@@ -15,8 +15,9 @@ import psycopg
 import pytest
 
 from tests.conftest import need
-from tests.servers import START_S, Valkey, free_port, wait_for
+from tests.servers import Valkey, free_port
 from tests.updates.conftest import Watch, Watched
+from tests.waiting import LIMIT_S, wait_for
 
 SOURCE: dict[str, Any] = {"kind": "sql", "items": None, "private": None, "version": None}
 
@@ -37,7 +38,7 @@ def postgres() -> Iterator[str]:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
     try:
         initdb: list[str | Path] = [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "relay", "--no-sync"]
-        subprocess.run(initdb, user=user, cwd=folder, check=True, capture_output=True, timeout=START_S * 3)
+        subprocess.run(initdb, user=user, cwd=folder, check=True, capture_output=True, timeout=LIMIT_S * 3)
         options = ["-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-c", "fsync=off"]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
@@ -48,7 +49,7 @@ def postgres() -> Iterator[str]:
             yield f"127.0.0.1:{port}/postgres"
         finally:
             process.terminate()
-            process.wait(START_S)
+            process.wait(LIMIT_S)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

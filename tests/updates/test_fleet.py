@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from tests.asking import Asker, asking, bearer
-from tests.servers import STOP_S, Relay, Valkey, topic, wait_for
+from tests.servers import Relay, Valkey, topic
 from tests.updates.jobs import JobProcess, data, leader, status, toml
-from tests.updates.upstreams import LIMIT_S, Answer, Handler, Upstream, shows, upstream
+from tests.updates.upstreams import Answer, Handler, Upstream, shows, upstream
+from tests.waiting import LIMIT_S, wait_for
 
 FEED = Path(__file__).parent.parent / "data" / "quakes.geojson"
 
@@ -280,5 +281,5 @@ def test_a_job_without_sources_or_a_log_is_told(relay: Relay) -> None:
 
 def run(command: str, environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "relay", command], env=environ, capture_output=True, text=True, timeout=STOP_S, check=False
+        [sys.executable, "-m", "relay", command], env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False
     )

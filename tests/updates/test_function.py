@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from relay import Update
-from tests.servers import wait_for
 from tests.updates.conftest import Watch
+from tests.waiting import wait_for
 
 SOURCE: dict[str, Any] = {"kind": "python", "url": None, "items": None, "private": None, "version": None}
 HERE = "tests.updates.test_function"

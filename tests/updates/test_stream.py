@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from tests.asking import Asker, asking
-from tests.servers import Relay, Valkey, token, topic, wait_for
+from tests.servers import Relay, Valkey, token, topic
 from tests.updates.conftest import Watch, Watched
 from tests.updates.jobs import JobProcess, toml
 from tests.updates.upstreams import Answer, Handler, Upstream
+from tests.waiting import wait_for
 
 SOURCE: dict[str, Any] = {"kind": "sse", "items": None, "version": None, "key": None}
 

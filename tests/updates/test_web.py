@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import Valkey, topic, wait_for
+from tests.servers import Valkey, topic
 from tests.updates.conftest import Watch
 from tests.updates.jobs import NOBODY, SECRET, JobProcess, data
 from tests.updates.upstreams import Answer, Handler, Upstream, gzipped, shows, upstream
+from tests.waiting import wait_for
 
 # What is new
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-LIMIT_S = 60.0
+from tests.waiting import LIMIT_S
 
 
 @dataclass
