@@ -42,7 +42,7 @@ def create_app() -> Edge:
     settings = read_settings()
     if not settings.valkey_url:
         raise SettingsError(["RELAY_VALKEY_URL is not set: the polling function reads the relay's log"])
-    log = Log(settings.valkey_url, settings.shards, retention_of(settings))
+    log = Log(settings.valkey_url, settings.shards, retention_of(settings), settings.valkey_seconds)
     records = Records(log, settings.jwt_max_seconds)
     key_set = key_set_of(settings)
     entitlement = entitlement_of(settings, records)

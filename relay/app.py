@@ -61,7 +61,7 @@ class Relay:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.log = Log(settings.valkey_url, settings.shards, retention_of(settings))
+        self.log = Log(settings.valkey_url, settings.shards, retention_of(settings), settings.valkey_seconds)
         self.versions = versions_of(settings)
         self.hub = Hub(settings.shards, self.versions)
         self.metrics = Metrics()
@@ -92,7 +92,7 @@ class Relay:
 
         settings = self.settings
         # A log of its own: its keys live longer, and it finds out for itself whether Valkey is away.
-        log = Log(settings.valkey_url, settings.shards, job_retention(settings))
+        log = Log(settings.valkey_url, settings.shards, job_retention(settings), settings.valkey_seconds)
         return Job(path, settings.poll_interval, log, self.metrics, settings.max_event_bytes, settings.lease_seconds)
 
     def app(self) -> Edge:

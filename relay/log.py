@@ -34,7 +34,7 @@ from relay.cursor import Place
 from relay.errors import Fenced, LogAway, LogUnavailable, NotReplicated, SettingsError
 from relay.event import Event, Retention
 from relay.lease import Fence
-from relay.servers import Script, Server, Servers, load_script
+from relay.servers import ANSWER_S, Script, Server, Servers, load_script
 from relay.span import Head, ShardRead, TopicRead
 
 APPEND_EVENTS_MAX = 100  # a call; some 5 ms in which the server does nothing else
@@ -102,10 +102,10 @@ APPEND, READ, REPORT, RATE = map(load_script, ("append", "read", "report", "rate
 class Log:
     """One log, of one or more shards. Opened by `open_log`."""
 
-    def __init__(self, url: str, shards: int, retention: Retention) -> None:
+    def __init__(self, url: str, shards: int, retention: Retention, answer_s: float = ANSWER_S) -> None:
         self.shards = shards
         self.retention = retention
-        self.servers = Servers(url)
+        self.servers = Servers(url, answer_s)
         # Shards that the tail can't reach: whoever asks is told at once, instead of finding out for itself.
         self.away: set[int] = set()
         self._appenders = [Appender(self.servers, shard, retention) for shard in range(shards)]
@@ -456,8 +456,8 @@ def parts(items: Sequence[Item], size_of: Callable[[Item], int]) -> Iterator[lis
 
 
 @asynccontextmanager
-async def open_log(url: str, shards: int, retention: Retention) -> AsyncIterator[Log]:
-    log = Log(url, shards, retention)
+async def open_log(url: str, shards: int, retention: Retention, answer_s: float = ANSWER_S) -> AsyncIterator[Log]:
+    log = Log(url, shards, retention, answer_s)
     try:
         yield log
     finally:

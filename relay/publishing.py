@@ -78,7 +78,7 @@ class Publisher:
             raise SettingsError(
                 [f"no relay runs in {self._settings.data_dir}: start `relay serve`, or set RELAY_VALKEY_URL or RELAY_DATA_DIR"]
             )
-        self._log = Log(url, self._settings.shards, retention_of(self._settings))
+        self._log = Log(url, self._settings.shards, retention_of(self._settings), self._settings.valkey_seconds)
         try:
             await self._log.check_shards()
         except BaseException:

@@ -112,7 +112,7 @@ def pass_hangups_on(launcher: MPServer) -> None:
 async def check_log(settings: Settings) -> None:
     """That the log has the shards that the settings say, and that its servers are fit to hold it. A log that is away is waited for
     by the workers, not here."""
-    log = Log(os.environ.get("RELAY_VALKEY_URL", settings.valkey_url), settings.shards, retention_of(settings))
+    log = Log(os.environ.get("RELAY_VALKEY_URL", settings.valkey_url), settings.shards, retention_of(settings), settings.valkey_seconds)
     try:
         await log.check_shards()
         found = [finding for shard in range(log.shards) for finding in judge_valkey(await log.describe(shard), time.time())]

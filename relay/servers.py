@@ -44,8 +44,7 @@ from valkey.exceptions import (
 
 from relay.errors import LogFull, LogUnavailable
 
-CONNECT_S = 1.0
-COMMAND_S = 2.0
+ANSWER_S = 2.0  # the longest that a command may take before its server is away, of which half may go into connecting
 CONFIRM_S = 1.0  # so often Sentinel is asked whether the primary is still the same
 CONNECTIONS_MAX = 64  # to one server, for commands; those that block have as many again
 BLOCKING_MAX = 256
@@ -89,7 +88,8 @@ class Server:
     that is published or read goes through here. Nothing is repeated.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, answer_s: float = ANSWER_S) -> None:
+        self._answer_s = answer_s
         self._pool = valkey.asyncio.ConnectionPool.from_url(
             url,
             socket_timeout=None,  # `call` has a limit for all of it
@@ -108,7 +108,7 @@ class Server:
     async def call_many(self, commands: Sequence[Sequence[Argument]], block_s: float | None = None) -> list[Any]:
         """The answers to commands, sent at once. Raises the library's errors, and TimeoutError."""
         places = self._commands if block_s is None else self._blocking
-        async with limit(COMMAND_S + (block_s or 0)), places:
+        async with limit(self._answer_s + (block_s or 0)), places:
             connection = await self._connected()
             try:
                 await connection.send_packed_command(b"".join([pack_command(tuple(command)) for command in commands]), check_health=False)
@@ -130,7 +130,7 @@ class Server:
                 return connection
             await connection.disconnect(nowait=True)
         made: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        async with limit(CONNECT_S):
+        async with limit(self._answer_s / 2):
             await made.connect()  # type: ignore[no-untyped-call]
         return made
 
@@ -217,8 +217,9 @@ def joined_scripts(name: str, last: Script) -> Script:
 class Servers:
     """The servers of a log."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, answer_s: float = ANSWER_S) -> None:
         parts = urlsplit(url)
+        self._answer_s = answer_s
         self._url, self._parts = url, parts
         self._kind = parts.scheme.partition("+")[2]
         self._scheme = parts.scheme.partition("+")[0]
@@ -256,7 +257,7 @@ class Servers:
 
     def _server_at(self, url: str) -> Server:
         if url not in self._servers:
-            self._servers[url] = Server(url)
+            self._servers[url] = Server(url, self._answer_s)
         return self._servers[url]
 
     def _ask(self, slot: int) -> asyncio.Task[str]:

@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True):
     port: int
     workers: int
     valkey_url: str
+    valkey_seconds: float
     data_dir: Path
     jwt_secret: tuple[Key, ...]
     jwt_public_key_file: tuple[Key, ...]
@@ -219,6 +220,7 @@ SETTINGS = [
     Setting("RELAY_PORT", whole(1, 65535), "8080", "port to listen on; `PORT` counts where this is unset"),
     Setting("RELAY_WORKERS", whole(1, 64), "1", "processes that serve; one a core at most, one in a container"),
     Setting("RELAY_VALKEY_URL", check_url, "", "Valkey's URL; unset: an embedded one in `RELAY_DATA_DIR`"),
+    Setting("RELAY_VALKEY_SECONDS", number(0.1, 300), "2", "a Valkey that answers nothing for so long is taken to be away"),
     Setting("RELAY_DATA_DIR", directory, "~/.local/share/edge-relay", "where the embedded Valkey keeps its data"),
     Setting("RELAY_JWT_SECRET", secret, "", f"HS256 secret of 32 bytes or more, or `current,previous`; {SECRET_HELP}"),
     Setting(

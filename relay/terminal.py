@@ -202,7 +202,7 @@ async def open_running_log(settings: Settings) -> AsyncIterator[Log]:
     url = settings.valkey_url or find_url(settings.data_dir)
     if not url:
         raise SettingsError([f"no relay runs in {settings.data_dir}: start `relay serve`, or set RELAY_VALKEY_URL"])
-    async with open_log(url, settings.shards, retention_of(settings)) as log:
+    async with open_log(url, settings.shards, retention_of(settings), settings.valkey_seconds) as log:
         await log.check_shards()
         yield log
 

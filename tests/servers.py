@@ -248,6 +248,7 @@ class Relay:
             "RELAY_PORT": str(self.port),
             "RELAY_DATA_DIR": str(self.directory / "data"),
             "RELAY_DRAIN_SECONDS": "1",
+            "RELAY_VALKEY_SECONDS": "60",  # a Valkey that gets little of a busy machine isn't away
             **({"RELAY_VALKEY_URL": self.valkey_url} if self.valkey_url else {}),
             **self.env,
         }

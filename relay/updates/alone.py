@@ -30,7 +30,7 @@ async def run_alone(settings: Settings) -> None:
     url = settings.valkey_url or find_url(settings.data_dir)
     if not url:
         raise SettingsError([f"no relay runs in {settings.data_dir}: start `relay serve`, or set RELAY_VALKEY_URL or RELAY_DATA_DIR"])
-    async with open_log(url, settings.shards, job_retention(settings)) as log:
+    async with open_log(url, settings.shards, job_retention(settings), settings.valkey_seconds) as log:
         job = Job(path, settings.poll_interval, log, Metrics(), settings.max_event_bytes, settings.lease_seconds)
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
