@@ -4,20 +4,19 @@ import argparse
 import secrets
 import socket
 import sys
-import tempfile
 from os import environ
-from pathlib import Path
 from shlex import quote
 from shutil import which
 
 from relay.logs import set_up_logs
 from relay.roulette import SPIN_S, TABLE, made_up_provider
-from relay.server import serve
+from relay.server import serve, temporary_directory
 from relay.settings import Settings, read_settings
 from relay.terminal import make_token
 
 TOPIC = f"rounds/ROULETTE/{TABLE}"
 DAY_S = 86400
+DATA_PREFIX = "edge-relay-demo-"
 SOURCE = """\
 [[source]]
 name = "made-up-roulette"
@@ -42,11 +41,11 @@ def demo() -> None:
     environ.setdefault("RELAY_DEMO_PAGE", "1")
     if not environ.get("RELAY_PORT") and not environ.get("PORT"):
         environ["RELAY_PORT"] = str(free_port(8080))
-    with tempfile.TemporaryDirectory(prefix="edge-relay-demo-") as directory, made_up_provider() as provider:
-        sources = Path(directory) / "sources.toml"
+    with temporary_directory(DATA_PREFIX) as directory, made_up_provider() as provider:
+        sources = directory / "sources.toml"
         sources.write_text(SOURCE.format(url=provider))
         environ["RELAY_SOURCES"] = str(sources)
-        environ["RELAY_DATA_DIR"] = directory
+        environ["RELAY_DATA_DIR"] = str(directory)
         settings = read_settings()
         set_up_logs(settings.log_format)
         print(introduction(settings, provider), flush=True)

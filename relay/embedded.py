@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -47,6 +47,13 @@ def socket_path(data_dir: Path) -> Path:
         return path
     name = hashlib.blake2s(os.fsencode(data_dir.resolve()), digest_size=8).hexdigest()
     return Path(tempfile.gettempdir()) / f"edge-relay-{os.getuid()}-{name}" / "valkey.sock"
+
+
+def remove_short_place(data_dir: Path) -> None:
+    place = socket_path(data_dir).parent
+    if place != data_dir:
+        with suppress(OSError):  # another relay has just come
+            place.rmdir()
 
 
 def find_url(data_dir: Path) -> str:
@@ -79,6 +86,7 @@ def run_valkey(data_dir: Path) -> Iterator[str]:
             yield f"unix://{keeper.socket}"
         finally:
             keeper.stop()
+            remove_short_place(data_dir)
 
 
 def take_lock(lock: IO[str], data_dir: Path) -> None:

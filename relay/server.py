@@ -49,7 +49,7 @@ def serve(settings: Settings) -> None:
         if not settings.valkey_url:
             # The workers read their settings from the environment, like everybody.
             os.environ["RELAY_VALKEY_URL"] = stack.enter_context(run_valkey(settings.data_dir))
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(stack.enter_context(metrics_directory()))
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(stack.enter_context(temporary_directory(METRICS_PREFIX)))
         asyncio.run(check_log(settings))
         logger.info("Edge Relay %s listens on http://%s:%d", relay.__version__, settings.host, settings.port)
         launcher = server(settings)
@@ -145,10 +145,10 @@ def raise_file_limit() -> None:
 
 
 @contextmanager
-def metrics_directory() -> Iterator[Path]:
-    """Where the workers leave their figures, so that each can tell those of all. Locked while the process lives, and not by its number,
-    which in another container is another's: so the next one knows what a killed one has left, and takes it away."""
-    for left in Path(tempfile.gettempdir()).glob(f"{METRICS_PREFIX}*"):
+def temporary_directory(prefix: str) -> Iterator[Path]:
+    """A directory for as long as the context lasts. Locked while the process lives, and not by its number, which in another container
+    is another's: so the next one of that prefix knows what a killed one has left, and takes it away."""
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         try:
             with locked(left):
                 shutil.rmtree(left, ignore_errors=True)
@@ -156,7 +156,7 @@ def metrics_directory() -> Iterator[Path]:
             pass  # in use, gone, or somebody else's
     with ExitStack() as stack:
         while True:
-            directory = Path(tempfile.mkdtemp(prefix=METRICS_PREFIX))
+            directory = Path(tempfile.mkdtemp(prefix=prefix))
             try:
                 stack.enter_context(locked(directory))
             except OSError:

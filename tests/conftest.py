@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ import httpx
 import hypothesis
 import pytest
 
+from tests import leftovers
 from tests.asking import Asker
 from tests.protocol.world import Function
 from tests.servers import SEAL_KEY, Relay, Valkey, token
@@ -34,11 +36,68 @@ hypothesis.settings.load_profile("tests")
 
 # Where tests wait most. They are begun first, so that at the end no worker is left alone with a long file.
 LONG = ("updates", "infra", "faults", "browser", "protocol")
+# What can only be shown with load, long waits or a real browser.
+SLOW = ("faults", "browser", "infra")
+FOLDER, LEFT = pytest.StashKey[Path](), pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the slow tests too")
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this is one of xdist's processes, which are told by the first one what to run."""
+    return hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if is_worker(config):
+        return
+    if leaves_slow_out(config):
+        config.option.markexpr = "not slow"
+    config.stash[FOLDER] = leftovers.make_folder()
+    if not config.option.basetemp:
+        config.option.basetemp = str(config.stash[FOLDER] / leftovers.BASE)
+
+
+def leaves_slow_out(config: pytest.Config) -> bool:
+    """Who names files or a marker, gets what is named."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    return not (config.option.all or named or config.option.markexpr)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers take files in this order (`--no-loadscope-reorder`)."""
+    for item in items:
+        if item.path.parent.name in SLOW:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: LONG.index(item.path.parent.name) if item.path.parent.name in LONG else len(LONG))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """However the tests have ended: nothing of theirs may be left."""
+    config = session.config
+    if is_worker(config):
+        return
+    config.stash[LEFT] = leftovers.take_away(config.stash[FOLDER], keep=exitstatus != 0)
+    if config.stash[LEFT]:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lacking = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped"))
+    if lacking:
+        terminalreporter.section("skipped, and how to get it")
+        for reason, count in sorted(lacking.items()):
+            terminalreporter.line(f"{count:5} {reason}")
+    if config.stash[LEFT]:
+        terminalreporter.section("left behind by the tests", red=True)
+        for line in config.stash[LEFT]:
+            terminalreporter.line(line)
+    if config.option.markexpr == "not slow":
+        terminalreporter.line("left out: what takes load, long waits or a browser to show. All of it: python3 -m pytest --all")
 
 
 @pytest.fixture(scope="session")
@@ -105,12 +164,3 @@ async def client(relay: Relay) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path
-
-
-def need(tool: str, path: str | None) -> str:
-    """The path of a tool that a laptop may lack: then the test is skipped; in CI it fails."""
-    if path:
-        return path
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{tool} is missing, and CI must have it")
-    pytest.skip(f"{tool} is not installed")

@@ -1,13 +1,12 @@
 """Iron as the packages of npm do it, run in node: all that a test asks of them in one process."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import need
+from tests.needs import need, need_package
 from tests.waiting import LIMIT_S
 
 MODULES = Path(__file__).parent / "node_modules"
@@ -53,6 +52,5 @@ def run_iron(jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def node() -> str:
     """The program, once it is known that the packages are there."""
     for name in PACKAGES:
-        path = MODULES / name
-        need(f"npm's {name}: npm ci --prefix tests", str(path) if path.exists() else None)
-    return need("node", shutil.which("node"))
+        need_package(name)
+    return need("Node")

@@ -4,7 +4,6 @@ import asyncio
 import os
 import pwd
 import re
-import shutil
 import sqlite3
 import ssl
 import subprocess
@@ -24,7 +23,7 @@ from relay.fitness import judge_valkey
 from relay.keys import fingerprint
 from relay.settings import read_settings, streams_by_file_limit
 from relay.verify import VerifyError, verify
-from tests.conftest import need
+from tests.needs import need
 from tests.servers import SEAL_KEY, SECRET, Relay, Valkey, free_port, token, wait_until_listening
 from tests.test_jwks import NEW, OLD, RSA_KEY, Issuer, public
 from tests.updates.jobs import toml
@@ -77,7 +76,7 @@ def sealed(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def ways(relay: Relay, sealed: Relay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A real nginx with one server for each way, and their URLs."""
-    program = need("nginx", shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"))
+    program = need("nginx")
     folder = tmp_path_factory.mktemp("nginx")
     ports = {name: free_port() for name in WAYS}
     servers = "".join(f"server {{ listen 127.0.0.1:{ports[name]}; location / {{ {location} }} }}\n" for name, (location, _) in WAYS.items())

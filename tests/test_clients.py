@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import need
+from tests.needs import need, need_package
 from tests.servers import Relay, Valkey, token, topic
 from tests.streams import Parser
 from tests.waiting import LIMIT_S, wait_for
@@ -113,8 +113,8 @@ async def running(command: list[str], read: Read, directory: Path) -> AsyncItera
 
 def commands(directory: Path, url: str) -> list[tuple[list[str], Read]]:
     """What to run, and how to read what it prints. Node looks for packages beside its script."""
-    node = need("node", shutil.which("node"))
-    need("npm's eventsource (npm ci --prefix tests)", "here" if (MODULES / "eventsource").exists() else None)
+    node = need("Node")
+    need_package("eventsource")
     (directory / "node_modules").symlink_to(MODULES)
     (directory / "old.mjs").write_text(OLD_EVENT_SOURCE)
     shutil.copy(RECIPES / "node.mjs", directory)
@@ -158,7 +158,7 @@ async def live_through_a_kill(clients: list[Client], here: str, mortal: Relay, o
 
 
 async def test_clients_of_others_miss_nothing_when_their_server_is_killed(tmp_path: Path, mortal: Relay, client: httpx.AsyncClient) -> None:
-    need("curl", shutil.which("curl"))
+    need("curl")
     here = topic()
     async with AsyncExitStack() as stack:
         runs = [running(*command, tmp_path) for command in commands(tmp_path, f"{mortal.url}/stream/{here}/v1/live")]

@@ -2,7 +2,6 @@
 
 import collections
 import pathlib
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
@@ -12,8 +11,7 @@ import pytest
 
 from tests.bench import servers
 from tests.bench.run import Delivered
-
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+from tests.needs import need
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 HELLO = b'retry: 2000\n\nevent: hello\nid: e.0-0\ndata: {"time":1,"token_expires":2}\n\n'
@@ -40,6 +38,7 @@ def odd_chunks(body: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    need("a C compiler")
     return servers.compile_tools(tmp_path_factory.mktemp("tools")) / "load"
 
 

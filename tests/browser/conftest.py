@@ -1,8 +1,6 @@
 """A real browser for tests: Debian's Chromium, driven by Playwright."""
 
 import json
-import os
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
-from tests.conftest import need
+from tests.needs import need, need_package
 from tests.servers import token
 
 MODULES = Path(__file__).parent.parent / "node_modules"
@@ -21,7 +19,7 @@ ELSEWHERE = "relay.test"
 @pytest.fixture(scope="session")
 async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
     """One for all tests: a page of its own, with its storage, costs a test some milliseconds."""
-    path = need("chromium", os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome"))
+    path = need("Chromium")
     async with async_playwright() as playwright:
         # By that name a relay isn't of this machine, to which a browser speaks without TLS as if it had some.
         browser = await playwright.chromium.launch(executable_path=path, args=[f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"])
@@ -45,13 +43,7 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
 @pytest.fixture(scope="session")
 def module() -> Callable[[str], Path]:
     """Where a file of a package of npm is, as `module("acorn/bin/acorn")`."""
-
-    def find(name: str) -> Path:
-        path = MODULES / name
-        need(f"npm's {name}: npm ci --prefix tests", str(path) if path.exists() else None)
-        return path
-
-    return find
+    return need_package
 
 
 # What a page under test keeps of its stream: events, notices, and the states it went through.

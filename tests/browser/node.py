@@ -2,14 +2,13 @@
 
 import atexit
 import json
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import relay
-from tests.conftest import need
+from tests.needs import need
 
 CLIENT = Path(relay.__file__).parent / "static/client.js"
 
@@ -32,7 +31,7 @@ for await (const line of createInterface({ input: process.stdin })) {
 
 @cache
 def process() -> "subprocess.Popen[str]":
-    node = need("node", shutil.which("node"))
+    node = need("Node")
     command = [node, "--input-type=module", "-e", PROGRAM, str(CLIENT)]
     started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

@@ -6,7 +6,6 @@ page's, where nothing was removed.
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from playwright.async_api import Page, Route, expect
 import fallback
 from tests.asking import Asker, asking
 from tests.browser.conftest import LIMIT_MS
-from tests.conftest import need
+from tests.needs import need
 from tests.servers import Relay, Valkey, token, topic
 
 pytestmark = pytest.mark.anyio
@@ -114,7 +113,7 @@ def telling(url: str, *, cursor: str = "", token_: str = "") -> str:
 
 
 def test_it_is_ecmascript_5_and_small(module: Callable[[str], Path]) -> None:
-    node = need("node", shutil.which("node"))
+    node = need("Node")
     parsed = subprocess.run([node, module("acorn/bin/acorn"), "--ecma5", "--silent", POLLER], capture_output=True, text=True, check=False)
     assert parsed.returncode == 0, parsed.stderr
     assert POLLER.stat().st_size < BYTES_MAX

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import secrets
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from playwright.async_api import Browser, Page, Route, expect
 
 from tests.asking import Asker
 from tests.browser.conftest import LIMIT_MS, MODULES
-from tests.conftest import need
+from tests.needs import need_package
 from tests.servers import Relay, token
 
 pytestmark = pytest.mark.anyio
@@ -90,8 +89,7 @@ def bundle(esbuild: str, source: Path) -> str:
 async def run_app(browser: Browser, relay: Relay, tmp_path: Path) -> AsyncIterator[Build]:
     """Bundles a program with what it imports, as its users do, and runs it on a page of the relay's origin."""
     wrong: list[str] = []
-    need("node", shutil.which("node"))
-    esbuild = need("npm's esbuild (npm ci --prefix tests)", shutil.which(MODULES / ".bin/esbuild"))
+    esbuild = str(need_package(".bin/esbuild"))
     context = await browser.new_context()
 
     async def run_app(program: str, game: str) -> Page:

@@ -18,11 +18,11 @@ import pytest
 
 from relay.refusals import PERIOD_S
 from tests.bench.run import SOURCES, Delivered
-from tests.bench.servers import Missing, compile_tools
-from tests.conftest import need
+from tests.bench.servers import compile_tools
 from tests.faults.clients import open_http
 from tests.faults.conftest import FULL_SIZE, StartRelay
 from tests.faults.test_slow_clients import memory_mb, process_of
+from tests.needs import need
 from tests.servers import Relay, Valkey, token, topic
 from tests.streams import open_stream
 from tests.waiting import LIMIT_S
@@ -45,11 +45,8 @@ REST_MB = 80  # whatever the crowd's size
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The client of the benchmarks, which checks every number of thousands of streams."""
-    try:
-        return compile_tools(tmp_path_factory.mktemp("tools")) / "load"
-    except Missing as missing:
-        need(str(missing), None)
-        raise
+    need("a C compiler")
+    return compile_tools(tmp_path_factory.mktemp("tools")) / "load"
 
 
 @pytest.fixture(scope="module")

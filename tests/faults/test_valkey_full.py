@@ -1,6 +1,5 @@
 """Valkey has no memory left, or no disk: publishers are told to come back, readers notice nothing, and afterwards it goes on."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from valkey.exceptions import ResponseError
 
 from tests.asking import Asker, check_problem
 from tests.faults.conftest import StartRelay
+from tests.needs import need
 from tests.servers import Valkey, topic
 from tests.waiting import wait_for
 
@@ -36,8 +36,7 @@ def no_memory(log: Valkey) -> Iterator[str]:
 
 @contextmanager
 def no_disk(log: Valkey) -> Iterator[str]:
-    if sys.platform != "linux":
-        pytest.skip("only Linux sets the limits of another process")
+    need("Linux")  # it alone sets the limits of another process
     log.fill_disk()
     try:
         # It finds out when it writes its file, and has said yes to that write before: after that, it says no.

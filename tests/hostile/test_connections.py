@@ -10,6 +10,7 @@ import pytest
 from tests.asking import JSON, Asker, check_problem
 from tests.hostile.conftest import REQUEST_S
 from tests.hostile.raw import Raw, answers, connect, request
+from tests.needs import need
 from tests.servers import Relay, token, topic
 from tests.waiting import wait_for
 
@@ -127,10 +128,8 @@ async def test_a_stream_ends_when_its_client_leaves_in_whatever_way(target: Rela
             case "reset":
                 raw.reset()
             case "vanish":
-                try:
-                    raw.vanish()
-                except PermissionError:
-                    pytest.skip("to leave without a word needs CAP_NET_ADMIN")
+                need("CAP_NET_ADMIN")  # to leave without a word
+                raw.vanish()
         await asyncio.to_thread(wait_for, "the reader is gone", lambda: connections(other) == before)
 
 

@@ -3,7 +3,6 @@
 import os
 import pwd
 import re
-import shutil
 import signal
 import ssl
 import subprocess
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import need
+from tests.needs import need
 from tests.servers import free_port, stop, wait_until_listening
 
 CONF = Path(__file__).parents[2] / "infra" / "nginx"
@@ -40,7 +39,7 @@ class Nginx:
 
 
 def program() -> str:
-    return need("nginx", shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"))
+    return need("nginx")
 
 
 @contextmanager
@@ -85,7 +84,7 @@ def write_relays(path: Path, ports: Sequence[int]) -> None:
 
 
 def make_certificate(folder: Path) -> None:
-    openssl = need("openssl", shutil.which("openssl"))
+    openssl = need("openssl")
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", str(folder / "privkey.pem")]
     command = [openssl, "req", "-x509", "-days", "1", *subject, *key, "-out", str(folder / "fullchain.pem")]

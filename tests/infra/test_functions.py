@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +21,8 @@ from relay.servers import BLOCKING_MAX
 from relay.settings import SETTINGS, read_settings
 from tests.asking import AUTH, Asker
 from tests.bench.servers import descendants
-from tests.conftest import need
 from tests.infra.functions import FOLDER, SHAPES, Instance, connections, run_instance
+from tests.needs import need
 from tests.protocol.world import Function
 from tests.servers import SECRET, Relay, Valkey, token, topic
 from tests.waiting import LIMIT_S, wait_for
@@ -223,7 +222,7 @@ def publish_by(language: str, relay_url: str, order: str) -> "subprocess.Complet
         program = (
             f"import {{ handler }} from {json.dumps(str(FOLDER / 'publish.mjs'))}; console.log(JSON.stringify(await handler({event})));"
         )
-        command = [need("node", shutil.which("node")), "--input-type=module", "--eval", program]
+        command = [need("Node"), "--input-type=module", "--eval", program]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 

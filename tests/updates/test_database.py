@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.conftest import need
+from tests.needs import need
 from tests.servers import Valkey, free_port
 from tests.updates.conftest import Watch, Watched
 from tests.waiting import LIMIT_S, wait_for
@@ -23,8 +23,7 @@ SOURCE: dict[str, Any] = {"kind": "sql", "items": None, "private": None, "versio
 
 
 def find_postgres() -> Path:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
-    return Path(need("PostgreSQL", shutil.which("postgres") or (str(found[-1]) if found else None))).resolve().parent
+    return Path(need("PostgreSQL")).resolve().parent
 
 
 @pytest.fixture(scope="module")
