@@ -46,16 +46,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def is_worker(config: pytest.Config) -> bool:
-    """Whether this is one of xdist's processes, which are told by the first one what to run."""
+    """Whether this is one of xdist's processes, which have the arguments of the first one."""
     return hasattr(config, "workerinput")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    if is_worker(config):
-        return
     if leaves_slow_out(config):
         config.option.markexpr = "not slow"
+    if is_worker(config):
+        return
     config.stash[FOLDER] = leftovers.make_folder()
     if not config.option.basetemp:
         config.option.basetemp = str(config.stash[FOLDER] / leftovers.BASE)
@@ -67,6 +67,7 @@ def leaves_slow_out(config: pytest.Config) -> bool:
     return not (config.option.all or named or config.option.markexpr)
 
 
+@pytest.hookimpl(tryfirst=True)  # before marks are looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers take files in this order (`--no-loadscope-reorder`)."""
     for item in items:
