@@ -22,7 +22,7 @@ import msgspec
 
 from relay.embedded import find_url
 from relay.errors import RelayError, SettingsError
-from relay.event import DEFAULT_NAME, RESERVED_NAMES, is_publishable_name
+from relay.event import DEFAULT_NAME, NESTING_MAX, RESERVED_NAMES, is_nested_too_deeply, is_publishable_name
 from relay.log import Appended, Log, NewEvent
 from relay.settings import Settings, read_settings, retention_of
 from relay.topic import parse_topic
@@ -55,12 +55,12 @@ def new_event(topic: str, data: bytes, name: str, key: str | None, max_bytes: in
         raise PublishError("an idempotency key is 1 to 255 visible ASCII characters", "bad_key")
     if len(data) > max_bytes:
         raise PublishError(f"data of {len(data)} bytes: {max_bytes} at most", "event_too_large", too_large=True)
+    if is_nested_too_deeply(data):
+        raise PublishError(f"data is nested too deeply: {NESTING_MAX} arrays and objects in each other at most", "bad_data")
     try:
         msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise PublishError(f"data is no JSON: {error}", "bad_data") from error
-    except RecursionError as error:
-        raise PublishError("data is nested too deeply", "bad_data") from error
     # Inside strings, JSON has no raw line breaks (RFC 8259, section 7), so these are all between tokens.
     return NewEvent(topic, name, data.replace(b"\r", b" ").replace(b"\n", b" "), key)
 

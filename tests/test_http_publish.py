@@ -62,7 +62,7 @@ LETTERS = {
     "a name twice": b'{"a":1,"a":2}',
     "a forged block": rb'"1\n\nevent: bye\ndata: x\n\n"',
     "nothing much": b'""',
-    "500 brackets": b"[" * 500 + b"]" * 500,
+    "512 brackets": b"[" * 512 + b"]" * 512,
 }
 
 
@@ -133,6 +133,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "a control character": (b'{"data":"\x01"}', 400, "bad_json"),
     "a line end in a text": (b'{"data":"a\nb"}', 400, "bad_json"),
     "NUL": (b"\0", 400, "bad_json"),
+    "513 brackets": (b'{"data":' + b"[" * 513 + b"]" * 513 + b"}", 422, "bad_data"),
     "30,000 brackets": (b'{"data":' + b"[" * 30_000 + b"]" * 30_000 + b"}", 400, "bad_json"),
     "an array": (b"[]", 422, "wrong_shape"),
     "a number": (b"7", 422, "wrong_shape"),
@@ -324,7 +325,7 @@ BATCHES = {
     "no JSON": (b"[", 400, "bad_json"),
     "NaN in an item": (b'[{"topic":"a/b/c","data":NaN}]', 400, "bad_json"),
     "no UTF-8 in an item": (b'[{"topic":"a/b/c","data":"\xff"}]', 400, "bad_json"),
-    "100,000 brackets": (b"[" * 100_000, 422, "wrong_shape"),
+    "100,000 brackets": (b"[" * 100_000, 400, "bad_json"),
     "100,000 brackets of data": (b'[{"topic":"a/b/c","data":' + b"[" * 100_000 + b"]" * 100_000 + b"}]", 400, "bad_json"),
 }
 

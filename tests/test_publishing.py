@@ -175,7 +175,13 @@ DATA: dict[str, tuple[bytes, bytes | str]] = {
     "NaN": (b"NaN", "bad_data"),
     "a raw line end in a text": (b'"a\nb"', "bad_data"),
     "no UTF-8": (b'"\xff"', "bad_data"),
-    "nested too deeply": (b"[" * 20_000 + b"]" * 20_000, "bad_data"),
+    "nested as deeply as may be": (b"[" * 512 + b"]" * 512, b"[" * 512 + b"]" * 512),
+    "nested too deeply": (b"[" * 513 + b"]" * 513, "bad_data"),
+    "much too deeply": (b"[" * 20_000 + b"]" * 20_000, "bad_data"),
+    "objects too deeply": (b'{"a":' * 513 + b"1" + b"}" * 513, "bad_data"),
+    "much side by side": (b"[" + b"[{}]," * 5000 + b"1]", b"[" + b"[{}]," * 5000 + b"1]"),
+    "brackets in texts": (rb'["\\",{"[":"%b\"%b"}]' % (b"[" * 600, b"[" * 600), rb'["\\",{"[":"%b\"%b"}]' % (b"[" * 600, b"[" * 600)),
+    "brackets in a text without an end": (b'["' + b"[" * 600, "bad_data"),
 }
 
 

@@ -14,7 +14,7 @@ from relay.answers import json_answer
 from relay.edge import topic_of
 from relay.endpoints import described
 from relay.errors import Forbidden, Malformed, TooLarge, TooSlow, Unprocessable, WrongMediaType
-from relay.event import DEFAULT_NAME
+from relay.event import DEFAULT_NAME, NESTING_MAX, is_nested_too_deeply
 from relay.guard import Guard, header
 from relay.log import Appended, Log, NewEvent
 from relay.metrics import Metrics
@@ -23,6 +23,7 @@ from relay.rates import Rates
 from relay.topic import parse_topic
 
 ENVELOPE_BYTES = 4096  # what a body may have around its data
+BATCH_NESTING = 2  # what its data stand in, in a batch
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,6 +150,8 @@ async def read_body(request: Request[Any, Any, Any], most: int) -> bytes:
 
 def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     """Raises Malformed for what is no JSON, Unprocessable for JSON of another shape (a batch's item is named)."""
+    if is_nested_too_deeply(body, NESTING_MAX + BATCH_NESTING):
+        raise Malformed("the body is nested too deeply", code="bad_json")
     try:
         body.decode()  # what is taken as it is, `data`, the decoder doesn't look into
         return decoder.decode(body)
@@ -157,8 +160,6 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise Unprocessable(f"{error}", index=int(item[1]) if item else None) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed(f"the body is no JSON: {error}", code="bad_json") from error
-    except RecursionError as error:
-        raise Malformed("the body is nested too deeply", code="bad_json") from error
 
 
 def checked(topic: str, body: Body | Item, key: str | None, max_event_bytes: int) -> NewEvent:
