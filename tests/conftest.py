@@ -38,6 +38,9 @@ hypothesis.settings.load_profile("tests")
 LONG = ("updates", "infra", "faults", "browser", "protocol")
 # What can only be shown with load, long waits or a real browser.
 SLOW = ("faults", "browser", "infra")
+# What starts servers of its own, or waits: not before each commit.
+MODULES_LONG = ("promise", "checks", "cli", "clients", "demo", "entitlement", "http_refusals", "jwks", "rates", "revocation", "tickets")
+FOLDERS_LONG = ("bench", "hostile", "updates")
 FOLDER, LEFT = pytest.StashKey[Path](), pytest.StashKey[list[str]]()
 
 
@@ -73,6 +76,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in SLOW:
             item.add_marker(pytest.mark.slow)
+        if item.path.parent.name in FOLDERS_LONG or item.path.stem.removeprefix("test_") in MODULES_LONG:
+            item.add_marker(pytest.mark.long)
     items.sort(key=lambda item: LONG.index(item.path.parent.name) if item.path.parent.name in LONG else len(LONG))
 
 
