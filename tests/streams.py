@@ -175,7 +175,7 @@ async def open_stream(
     client: httpx.AsyncClient, url: str, *, headers: dict[str, str] | None = None, limit_s: float = LIMIT_S
 ) -> AsyncIterator[Stream]:
     """A stream whose answer is a 200 of the right type."""
-    async with client.stream("GET", url, headers=headers, timeout=httpx.Timeout(limit_s, read=60)) as response:
+    async with client.stream("GET", url, headers=headers, timeout=limit_s) as response:
         if response.status_code != 200:
             raise AssertionError(f"{response.status_code}: {(await response.aread())[:500]!r}")
         assert response.headers["content-type"] == "text/event-stream"
