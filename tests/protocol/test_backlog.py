@@ -13,6 +13,7 @@ from tests.protocol.doors import Client, Got, Polling, Streaming
 from tests.protocol.world import Scene
 from tests.servers import topic
 from tests.streams import Block, open_stream
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -135,7 +136,7 @@ async def test_readers_that_come_and_go_while_it_is_written_miss_nothing(scenes:
 
     for letter in letters:
         scene.topic(letter)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT_S):
         writing = asyncio.create_task(write())
         read_by = await asyncio.gather(*(read(seed) for seed in range(3)))
         await writing

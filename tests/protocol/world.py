@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import httpx
 import msgspec
@@ -26,6 +26,10 @@ from tests.waiting import LIMIT_S
 ARGUMENTS = ("--stream-node-max-entries", "1")
 ENV = {"RELAY_HEARTBEAT_SECONDS": "1", "SSE_ENCRYPTION_KEY": SEAL_KEY, "RELAY_MAX_STREAMS_PER_SUB": "5000"}
 SECOND_EVENTS = 5  # of a topic, which the second relay keeps
+WAIT_S = "25"  # until something comes that must come
+# Polls that nothing wakes, of a second each: together they take less of a server's time than the wait of one that something wakes.
+IDLE_POLLS = 8
+T = TypeVar("T")
 
 
 @dataclass
@@ -230,6 +234,28 @@ class Scene:
                 while await self._restarts(relay) < restarts + more:
                     pass
 
+    async def begins_to_wait(self, poll: "asyncio.Task[Any]", url: str) -> bool:
+        """Returns when it waits at this server. False: it was answered before that was seen."""
+        async with asyncio.timeout(LIMIT_S):
+            while not await self.waits(url):
+                if poll.done():
+                    return False
+        return True
+
+    async def woken(self, poll: "asyncio.Task[T]", url: str) -> T:
+        """The answer to a poll that waits at this server and that something must have woken.
+
+        At the end of its wait it would be told the same, so it counts that it is told before. The clock is the server's own: whatever
+        has that stand still also holds up the polls that nothing wakes, which are asked one after the other meanwhile.
+        """
+        idle = f"{url}/stream/{new_topic('idle', 0, self.world.shards)}/v1/poll?wait=1"
+        for _ in range(IDLE_POLLS):
+            if (await asyncio.wait([poll], timeout=1))[0]:
+                break
+            (await self.http.get(idle)).raise_for_status()
+        assert poll.done(), "a poll goes on waiting although there is something for it"
+        return await poll
+
     async def waits(self, url: str) -> bool:
         """Whether somebody waits at this server for something to come."""
         relay = next((relay for relay in self.world.relays() if relay.url == url), None)
@@ -249,4 +275,4 @@ def new_topic(kind: str, shard: int, shards: int) -> str:
 def open_http() -> httpx.AsyncClient:
     """A client with a token for everything. Without TLS here, loading its certificates would be most of a test's time."""
     headers = {"authorization": f"Bearer {token()}"}
-    return httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(LIMIT_S, read=60), verify=False)
+    return httpx.AsyncClient(headers=headers, timeout=LIMIT_S, verify=False)
