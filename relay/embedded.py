@@ -32,7 +32,7 @@ from typing import IO
 from relay.errors import SettingsError
 
 SOCKET_PATH_MAX = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
-START_S = 20.0  # an append-only file of some GB takes its time
+START_S = 60.0  # an append-only file of some GB takes its time, and so does a busy machine
 STOP_S = 10.0
 RESTART_S = (0.2, 5.0)
 PR_SET_PDEATHSIG = 1
