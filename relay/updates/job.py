@@ -59,7 +59,7 @@ class Job:
         self.log, self._metrics, self._max_event_bytes = log, metrics, max_event_bytes
         self._holder = new_holder()
         self._watches: dict[Source, tuple[Watch, asyncio.Task[None]]] = {}
-        self._ending: set[asyncio.Task[None]] = set()  # of sources that the file has no longer
+        self._ending: set[asyncio.Task[None]] = set()  # of sources that are watched no longer
         self._stopped = False
 
     def load(self) -> None:
@@ -74,10 +74,7 @@ class Job:
                 logger.error("%s", mistake, extra=JOB)  # noqa: TRY400  # it says all that there is to say
             return
         for source in self._watches.keys() - set(wanted):
-            _, task = self._watches.pop(source)
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
-            task.cancel()
+            self._end(source)
             self._metrics.source_state(source.name, leads=False, lag_s=0)
         for source in wanted:
             if source not in self._watches:
@@ -92,13 +89,18 @@ class Job:
             self._metrics.source_state(watch.source.name, leads=watch.leads, lag_s=watch.lag_s())
 
     async def stop(self) -> None:
-        """For good. Leaves all leases, so that others go on at once."""
+        """For good. Leaves all leases, so that others go on at once. A second call returns no sooner than the first: the one who drains
+        a process and the one who ends it both call, and the log is closed after that."""
         self._stopped = True
-        tasks = [task for _, task in self._watches.values()]
-        self._watches.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, *self._ending, return_exceptions=True)
+        for source in list(self._watches):
+            self._end(source)
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def _end(self, source: Source) -> None:
+        _, task = self._watches.pop(source)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        task.cancel()
 
 
 class Watch:
