@@ -64,12 +64,15 @@ def job(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Jo
             "HTTP_PROXY": proxy,
             "http_proxy": proxy,
             "ALL_PROXY": proxy,
-            "RELAY_LEASE_SECONDS": "10",
+            "RELAY_LEASE_SECONDS": "60",  # so that it looks on, however long it stands still
         },
-    ).start()
-    wait_for("it has started", lambda: "1 sources" in process.log())
-    yield process
-    process.kill()
+    )
+    try:
+        process.start()
+        wait_for("it has started", lambda: "1 sources" in process.log())
+        yield process
+    finally:
+        process.kill()
     assert "Traceback" not in process.log(), process.log()
 
 
@@ -92,3 +95,9 @@ def watch(job: JobProcess, valkey: Valkey, up: Upstream) -> Iterator[Watch]:
 
     yield start
     job.reload(NOBODY)
+
+
+def leave_alone(watched: Watched) -> None:
+    """Has the job watch nothing, so that the source may be defined anew: else that waits for the lease of the old one."""
+    watched.job.reload(NOBODY)
+    wait_for("nobody looks", lambda: not watched.leader())

@@ -14,12 +14,21 @@ from tests.servers import Valkey, stop
 from tests.waiting import LIMIT_S, wait_for
 
 LEASE_S = 1.0
+LOADED = " sources: "  # what the log says of each time that the file was read
 SECRET = "a-secret-of-the-environment"
 
 
 def toml(**keys: Any) -> str:
     """A source, with the keys that tests need unless they say otherwise; None leaves one out."""
-    common = {"kind": "http", "items": "/items", "key": "/id", "version": "/v", "interval_ms": 50, "private": True}
+    common = {
+        "kind": "http",
+        "items": "/items",
+        "key": "/id",
+        "version": "/v",
+        "interval_ms": 50,
+        "timeout_ms": int(LIMIT_S * 1000),
+        "private": True,
+    }
     lines = [f"{name} = {toml_value(value)}" for name, value in {**common, **keys}.items() if value is not None]
     return "\n".join(["[[source]]", *lines, ""])
 
@@ -69,7 +78,7 @@ class JobProcess:
     def environ(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
         own = {"RELAY_VALKEY_URL": self.valkey_url, "RELAY_SOURCES": str(self.path), "RELAY_LEASE_SECONDS": str(LEASE_S)}
-        return {**clean, **own, **self.env}
+        return {**clean, **own, "RELAY_VALKEY_SECONDS": "60", **self.env}
 
     def start(self) -> "JobProcess":
         self.path.write_text(self.sources)
@@ -81,9 +90,9 @@ class JobProcess:
     def reload(self, sources: str) -> None:
         assert self.process
         self.path.write_text(sources)
-        before = self.log()
+        before = self.log().count(LOADED)
         self.process.send_signal(signal.SIGHUP)
-        wait_for("it has read the file", lambda: self.log() != before)
+        wait_for("it has read the file", lambda: self.log().count(LOADED) > before)
 
     def pause(self) -> None:
         assert self.process

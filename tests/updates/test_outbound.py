@@ -19,6 +19,7 @@ from relay.updates import outbound
 from relay.updates.feed import FeedError
 from relay.updates.sources import Source, read_sources
 from tests.updates.upstreams import Upstream, shows, upstream
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +64,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def secure(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstream]:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setattr(outbound, "CONNECT_S", LIMIT_S)
     tls.cache_clear()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -75,7 +77,9 @@ def secure(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstr
 
 def source(tmp_path: Path, url: str) -> Source:
     path = tmp_path / "sources.toml"
-    path.write_text(f'[[source]]\nname = "a"\nkind = "http"\nurl = "{url}"\nkey = "/id"\ntopic = "a/b/c"\nprivate = true\n')
+    path.write_text(
+        f'[[source]]\nname = "a"\nkind = "http"\nurl = "{url}"\nkey = "/id"\ntopic = "a/b/c"\nprivate = true\ntimeout_ms = 300000\n'
+    )
     return read_sources(path, 5000)[0]
 
 

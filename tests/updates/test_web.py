@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers import Valkey, topic
-from tests.updates.conftest import Watch
-from tests.updates.jobs import NOBODY, SECRET, JobProcess, data
+from tests.updates.conftest import Watch, leave_alone
+from tests.updates.jobs import SECRET, JobProcess, data
 from tests.updates.upstreams import Answer, Handler, Upstream, gzipped, shows, upstream
 from tests.waiting import wait_for
 
@@ -142,11 +142,10 @@ def test_an_upstream_that_shows_nothing_for_a_moment_makes_no_event_of_what_is_b
     assert [item["id"] for item in watched.data()] == [1, 2, 3]
 
 
-def test_what_was_appended_and_not_remembered_is_known_by_its_key(watch: Watch, up: Upstream, valkey: Valkey, job: JobProcess) -> None:
+def test_what_was_appended_and_not_remembered_is_known_by_its_key(watch: Watch, up: Upstream, valkey: Valkey) -> None:
     watched = watch()
     up.shows({"id": 1, "v": 1}, {"id": 2, "v": 1})
-    job.reload(NOBODY)
-    wait_for("nobody looks", lambda: not watched.leader())
+    leave_alone(watched)
     valkey.ask("DEL", f"{{relay:0}}:seen:{watched.name}", f"{{relay:0}}:place:{watched.name}")
     watch(name=watched.name, topic=watched.topic, newest_first=True)  # another definition of the same source
     up.shows({"id": 1, "v": 1}, {"id": 2, "v": 1}, {"id": 3, "v": 1})
@@ -225,7 +224,6 @@ LIES: dict[str, tuple[Answer, str]] = {
     "gzip that is none": (Answer(b"{}", headers={"Content-Encoding": "gzip"}), "gzip that is none"),
     "gzip that ends early": (Answer(gzipped(b"[]" * 1000).body[:-9], headers={"Content-Encoding": "gzip"}), "in the middle"),
     "a packing that nobody asked for": (Answer(b"x", headers={"Content-Encoding": "br"}), "Content-Encoding 'br'"),
-    "a byte now and then": (Answer(write=trickle), "is slow"),
     "no HTTP at all": (Answer(write=nonsense), "can't be read"),
     "a redirect to another host": (to("http://localhost:1/feed"), "redirects to elsewhere, http://localhost:1"),
     "a redirect to another port": (to("http://127.0.0.1:1/feed"), "redirects to elsewhere"),
@@ -241,7 +239,7 @@ LIES: dict[str, tuple[Answer, str]] = {
 
 @pytest.mark.parametrize(("lie", "told"), LIES.values(), ids=LIES)
 def test_a_lie_costs_a_line_of_the_log_and_nothing_else(watch: Watch, up: Upstream, lie: Answer, told: str) -> None:
-    watched = watch(timeout_ms=1000)
+    watched = watch()
     up.says(truth())
     up.says(lie)
     assert "[STREAM JOB] WARNING" in watched.tells(told)
@@ -250,6 +248,17 @@ def test_a_lie_costs_a_line_of_the_log_and_nothing_else(watch: Watch, up: Upstre
     status = watched.status()
     assert status["error"] is None
     assert status["errors"] + status["skipped"] >= 1
+
+
+def test_a_byte_now_and_then_is_no_answer(watch: Watch, up: Upstream) -> None:
+    """On a busy machine the truth may take too long, too, now and then."""
+    watched = watch(timeout_ms=1500)
+    up.answer = Answer(write=trickle)
+    assert "[STREAM JOB] WARNING" in watched.tells("is slow: no whole answer after 1500 ms")
+    up.answer = truth()
+    wait_for("it is there", lambda: [item["id"] for item in watched.data()] == ["true"])
+    wait_for("it is well", lambda: watched.status()["error"] is None)
+    assert watched.status()["errors"] >= 1
 
 
 @pytest.fixture
