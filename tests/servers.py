@@ -90,7 +90,11 @@ class Valkey:
         ]  # fmt: skip
         # Python ignores SIGXFSZ, and so does the server then: that a file may not grow (`fill_disk`) is an error to it, not its end.
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, restore_signals=False)
-        wait_until_listening(self.port, self.process)
+        try:
+            wait_until_listening(self.port, self.process)
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def kill(self) -> None:
@@ -128,7 +132,11 @@ class Valkey:
 def replica_of(primary: Valkey, directory: Path) -> Valkey:
     """A server that has all that the primary has, and follows it."""
     replica = Valkey(directory, arguments=("--replicaof", f"127.0.0.1 {primary.port}")).start()
-    wait_for("the replica follows", lambda: replica.info("master_link_status") == "up")
+    try:
+        wait_for("the replica follows", lambda: replica.info("master_link_status") == "up")
+    except BaseException:
+        replica.kill()
+        raise
     return replica
 
 
