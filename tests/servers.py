@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ SECRET = "a-secret-of-the-tests-0123456789-0123456789"
 SEAL_KEY = "a-key-of-the-tests-to-seal-with-0123456789"
 SERVICE = "mymaster"  # what Sentinel calls the primary and its replicas
 SLOTS = 16384  # of a cluster
+STILL_MS = 600_000  # a server that stands still for a while is not to be replaced: tests say when
+DOWN_MS = 500  # from then on
 ALONE = Path(__file__).parent / "alone"  # what Python finds there at its start
 
 
@@ -160,21 +163,36 @@ class Sentinels:
             settings = directory / "sentinel.conf"
             settings.write_text(
                 f"sentinel monitor {SERVICE} 127.0.0.1 {self.primary.port} 2\n"
-                f"sentinel down-after-milliseconds {SERVICE} 500\n"
+                f"sentinel down-after-milliseconds {SERVICE} {STILL_MS}\n"
                 f"sentinel failover-timeout {SERVICE} 1000\n"
             )
             # It wants to be told by a file what it may write itself into.
             self.servers.append(Valkey(directory, program=(str(settings), "--sentinel")).start())
-        wait_for("the sentinels know each other and the replicas", lambda: all(map(self._knows_all, self.servers)))
+        wait_for("the sentinels know each other and the replicas", lambda: all(map(self.knows_all, self.servers)))
         return self
 
-    def _knows_all(self, server: Valkey) -> bool:
+    def fail_over(self, replica: Valkey) -> None:
+        """Its primary is away: until this is the primary."""
+        self._take_as_down_after(DOWN_MS)
+        wait_for("all sentinels name the new primary", lambda: all(map(partial(is_named, replica), self.servers)))
+        self._take_as_down_after(STILL_MS)
+
+    def _take_as_down_after(self, ms: int) -> None:
+        for server in self.servers:
+            server.ask("SENTINEL", "SET", SERVICE, "down-after-milliseconds", ms)
+
+    def knows_all(self, server: Valkey) -> bool:
         (state,) = server.ask("SENTINEL MASTERS").values()
         return (state["num-other-sentinels"], state["num-slaves"]) == (len(self.servers) - 1, self.replicas)
 
     def kill(self) -> None:
         for server in self.servers:
             server.kill()
+
+
+def is_named(primary: Valkey, sentinel: Valkey) -> bool:
+    (state,) = sentinel.ask("SENTINEL MASTERS").values()
+    return bool(state["port"] == primary.port)
 
 
 @dataclass
@@ -191,7 +209,7 @@ class Cluster:
     def start(self) -> "Cluster":
         for number in range(6):
             bus = free_port()
-            options = ("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", "1000")
+            options = ("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-node-timeout", str(STILL_MS))
             # A part of the slots that is away leaves the others alone.
             node = Valkey(self.directory / f"node-{number}", arguments=(*options, "--cluster-require-full-coverage", "no")).start()
             if self.nodes:
