@@ -18,7 +18,6 @@ from tests.servers import Valkey, token
 from tests.streams import Block, Parser
 from tests.waiting import LIMIT_S
 
-SILENCE_S = 20.0  # a stream without even a heartbeat for so long is no stream
 PAUSE_S = (0.05, 0.3)  # before a client comes back: much less than it is told, so that tests are quick
 PUBLISH_PAUSE_S = 0.005
 
@@ -33,15 +32,15 @@ class Progress:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def until(self, is_so: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-        async with asyncio.timeout(limit_s):
+    async def until(self, is_so: Callable[[], object]) -> None:
+        async with asyncio.timeout(LIMIT_S):
             while not is_so():
                 await self._changed.wait()
 
 
-async def until(is_so: Callable[[], Awaitable[object]], limit_s: float = LIMIT_S) -> None:
+async def until(is_so: Callable[[], Awaitable[object]]) -> None:
     """Asks until it is so. For what another process does in its own time."""
-    async with asyncio.timeout(limit_s):
+    async with asyncio.timeout(LIMIT_S):
         while not await is_so():  # noqa: ASYNC110  # nobody tells us
             await asyncio.sleep(0.02)
 
@@ -78,7 +77,7 @@ class Follower:
         url = self.url if self.cursor or not self.query else f"{self.url}{'&' if '?' in self.url else '?'}{self.query}"
         headers = {"last-event-id": self.cursor} if self.cursor else None
         parser = Parser(self.cursor)
-        async with self.http.stream("GET", url, headers=headers, timeout=httpx.Timeout(LIMIT_S, read=SILENCE_S)) as response:
+        async with self.http.stream("GET", url, headers=headers, timeout=LIMIT_S) as response:
             assert response.status_code == 200, await response.aread()
             self.connects += 1
             async for piece in response.aiter_bytes():
@@ -116,11 +115,11 @@ class Follower:
         (numbers,) = self.got.values() or [[]]
         return numbers
 
-    async def reaches(self, number: int, limit_s: float = LIMIT_S) -> None:
-        await self.progress.until(lambda: self.numbers and self.numbers[-1] >= number, limit_s)
+    async def reaches(self, number: int) -> None:
+        await self.progress.until(lambda: self.numbers and self.numbers[-1] >= number)
 
-    async def is_told(self, name: str, count: int = 1, limit_s: float = LIMIT_S) -> None:
-        await self.progress.until(lambda: len(self.names(name)) >= count, limit_s)
+    async def is_told(self, name: str, count: int = 1) -> None:
+        await self.progress.until(lambda: len(self.names(name)) >= count)
 
 
 def read(block: Block) -> tuple[str, int]:
@@ -140,7 +139,6 @@ class Publisher:
     resting: bool = False
     refused: list[httpx.Response] = field(default_factory=list)
     cuts: int = 0
-    slowest_s: float = 0.0  # answer
     progress: Progress = field(default_factory=Progress)
 
     async def run(self) -> None:
@@ -162,8 +160,6 @@ class Publisher:
     async def publish(self) -> None:
         """The next number, once; it stays the next until it is acknowledged."""
         number = self.acknowledged + 1
-        loop = asyncio.get_running_loop()
-        began = loop.time()
         try:
             answer = await self.http.post(self.url, json={"data": {"i": number}}, headers={"idempotency-key": f"key-{number}"})
         except httpx.TransportError:
@@ -173,11 +169,15 @@ class Publisher:
                 self.acknowledged = number
             else:
                 self.refused.append(answer)
-        self.slowest_s = max(self.slowest_s, loop.time() - began)
         self.progress.made()
 
-    async def has_published(self, number: int, limit_s: float = LIMIT_S) -> None:
-        await self.progress.until(lambda: self.acknowledged >= number, limit_s)
+    async def has_published(self, number: int) -> None:
+        await self.progress.until(lambda: self.acknowledged >= number)
+
+    async def is_refused(self) -> None:
+        """From now on, once more: what is acknowledged by then stays the last until the next try."""
+        before = len(self.refused) + self.cuts
+        await self.progress.until(lambda: len(self.refused) + self.cuts > before)
 
 
 @dataclass
@@ -209,8 +209,8 @@ class Poller:
             self.verdicts.add(page["resume"])
             self.progress.made()
 
-    async def reaches(self, number: int, limit_s: float = LIMIT_S) -> None:
-        await self.progress.until(lambda: self.numbers and self.numbers[-1] >= number, limit_s)
+    async def reaches(self, number: int) -> None:
+        await self.progress.until(lambda: self.numbers and self.numbers[-1] >= number)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from tests.faults.clients import open_http
 from tests.servers import Relay
 
 FULL_SIZE = os.environ.get("FULL_SIZE") == "1"  # crowds and outages as large as `.github/FAULTS.md` names them
-ENV = {"RELAY_HEARTBEAT_SECONDS": "1", "RELAY_MAX_STREAMS_PER_SUB": "5000", "RELAY_VALKEY_SECONDS": "2"}
+ENV = {"RELAY_HEARTBEAT_SECONDS": "1", "RELAY_MAX_STREAMS_PER_SUB": "5000"}
 
 StartRelay = Callable[..., Relay]
 StartRelays = Callable[..., list[Relay]]

@@ -44,6 +44,10 @@ class Proxy:
 
         self._do(change)
 
+    async def is_holding(self) -> None:
+        """Until a reply was held back: the server has done what it was asked."""
+        assert await asyncio.to_thread(self.held.wait, LIMIT_S)
+
     def _do(self, change: Callable[[], None]) -> None:
         async def run() -> None:
             change()
