@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,9 @@ from tests.streams import open_stream
 
 pytestmark = pytest.mark.anyio
 
-AT_ONCE_S = 2.0  # on a machine that has other things to do as well
-HANGS_S = 60.0 if FULL_SIZE else 8.0  # by then the tail's pauses are as long as they get, and an open stream has lived on heartbeats
-NOTICED_S = 3.0 + AT_ONCE_S  # the tail waits so long for a server that takes connections and says nothing
+BEATS = 60 if FULL_SIZE else 8  # a second each: by then the tail's pauses are as long as they get
+SILENT_S = 2  # from then on a server that takes connections and says nothing is away
+LOOKS = 20
 NO_REWRITE = ("--auto-aof-rewrite-percentage", "0")
 
 
@@ -32,6 +34,7 @@ class Scene:
     topic: str
     publisher: Publisher
     followers: list[Follower]
+    opened: int  # streams, until all was well
 
     async def readiness(self) -> tuple[int, str]:
         answer = await self.http.get(f"{self.relay.url}/readyz")
@@ -41,12 +44,33 @@ class Scene:
         async def away() -> bool:
             return await self.readiness() == (200, "away")
 
-        await until(away, NOTICED_S)
+        await until(away)
+
+    async def refusals(self) -> Counter[str]:
+        """How many requests were refused, by the cause that the relay tells its operator: once it has told all."""
+        causes = Counter[str]()
+
+        async def all_are_told() -> bool:
+            (total,) = re.findall(r'relay_refused_total{code="unavailable"} (\d+)', (await self.http.get(f"{self.relay.url}/metrics")).text)
+            causes.clear()
+            for number, cause in re.findall(r"(\d+ more requests were|a request is) refused: (.+)", self.relay.log()):
+                causes[cause] += int(number.split()[0].replace("a", "1"))
+            return causes.total() == int(total)
+
+        await until(all_are_told)
+        return causes
 
     async def all_are_told_to_come_back(self) -> None:
-        """While the log is away: nobody waits for it, and nobody is told anything final."""
-        loop, url = asyncio.get_running_loop(), f"{self.relay.url}/stream"
-        began = loop.time()
+        """While the log is away: nobody waits for it, since nobody asks it, and nobody is told anything final."""
+        await self.publisher.rest()
+        before = await self.refusals()
+        await self.ask_everything()
+        after = await self.refusals()
+        self.publisher.going.set()
+        assert after - before == {"the log is away": 12}
+
+    async def ask_everything(self) -> None:
+        url = f"{self.relay.url}/stream"
         requests = (
             self.http.get(f"{url}/{self.topic}/v1/poll"),
             self.http.get(f"{url}/{self.topic}/v1/poll?wait=5&cursor=earliest"),
@@ -63,7 +87,6 @@ class Scene:
                 assert (block.name, block.json()["reason"]) == ("bye", "unavailable")
                 assert stream.parser.retry_ms == block.json()["reconnect_ms"] > 0
         assert await self.readiness() == (200, "away")
-        assert loop.time() - began < AT_ONCE_S
 
     async def all_get_heartbeats(self, count: int) -> None:
         before = [one.beats for one in self.followers]
@@ -77,7 +100,11 @@ class Scene:
         for one in self.followers:
             await one.reaches(last)
             assert one.numbers[:last] == upto(last)
-            assert (one.connects, one.verdicts) == (1, ["exact"])
+            assert one.verdicts == ["exact"]
+        self.check_that_streams_stayed_open()
+
+    def check_that_streams_stayed_open(self) -> None:
+        assert sum(one.connects for one in self.followers) == self.opened
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +114,12 @@ def log(folder: Path) -> Iterator[Valkey]:
     server.kill()
 
 
-@pytest.fixture(scope="module")
-def relay(start_relay: StartRelay, log: Valkey) -> Relay:
-    return start_relay(log.url)
+@pytest.fixture
+def relay(start_relay: StartRelay, log: Valkey, request: pytest.FixtureRequest) -> Iterator[Relay]:
+    """Each test's own, so that no other asks its Valkey for anything."""
+    relay = start_relay(log.url, getattr(request, "param", {}))
+    yield relay
+    relay.kill()
 
 
 @pytest.fixture
@@ -101,7 +131,8 @@ async def scene(http: httpx.AsyncClient, relay: Relay, log: Valkey) -> AsyncIter
     async with running(publisher, *of_one, *of_two):
         for one in of_one + of_two:
             await one.reaches(20)
-        yield Scene(http, relay, log, name, publisher, of_one + of_two)
+        opened = sum(one.connects for one in of_one + of_two)
+        yield Scene(http, relay, log, name, publisher, of_one + of_two, opened)
 
 
 @pytest.fixture
@@ -123,19 +154,20 @@ async def test_valkey_is_killed_and_started_again(scene: Scene, connections: Cal
     await scene.all_get_heartbeats(2)
     scene.log.start()
     await scene.all_have_what_is_acknowledged()
-    assert scene.publisher.slowest_s < AT_ONCE_S
-    assert connections() < 10
-    assert tails(scene.log) == 1
+    assert connections() < 20
+    await has_one_tail(scene.log)
 
 
 async def test_what_its_file_has_lost_is_told(scene: Scene) -> None:
     """The machine went down with it, say, and the last second was not on the disk yet."""
     scene.log.kill()
     await scene.is_away()
+    await scene.publisher.rest()
     (path,) = scene.log.directory.glob("appendonlydir/*.incr.aof")
     os.truncate(path, path.stat().st_size - 5000)
     last = scene.publisher.acknowledged
     scene.log.start()
+    scene.publisher.going.set()
     await scene.publisher.has_published(last + 20)
     kept = retained(scene.log, scene.topic)
     before = len([number for number in kept if number <= last])
@@ -143,40 +175,39 @@ async def test_what_its_file_has_lost_is_told(scene: Scene) -> None:
     for one in scene.followers:
         await one.reaches(last + 20)
         assert one.verdicts == ["exact", "reset"]
-        assert one.connects == 1
         assert one.numbers[: before + 20] == [*upto(before), *range(last + 1, last + 21)] == kept[: before + 20]
         assert all(gap["lost"] is None for gap in one.names("gap"))
+    scene.check_that_streams_stayed_open()
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("relay", [{"RELAY_VALKEY_SECONDS": str(SILENT_S)}], ids=["soon noticed"], indirect=True)
 async def test_valkey_hangs_for_a_while(scene: Scene, connections: Callable[[], int]) -> None:
-    goes_on = asyncio.Event()
-
-    def go_on() -> None:
-        scene.log.resume()
-        goes_on.set()
-
-    asyncio.get_running_loop().call_later(HANGS_S, go_on)
+    beats = max(one.beats for one in scene.followers)
     scene.log.pause()
     await scene.is_away()
     await scene.all_are_told_to_come_back()
-    await scene.all_get_heartbeats(2)
-    assert scene.publisher.slowest_s < NOTICED_S
-    assert not goes_on.is_set(), "too slow to see anything"
-    await asyncio.wait_for(goes_on.wait(), HANGS_S)
+    await scene.all_get_heartbeats(BEATS)
+    scene.log.resume()
     await scene.all_have_what_is_acknowledged()
-    # The tail asks again after the longer and longer pauses of a server that is away.
-    assert connections() < 10 + HANGS_S
-    assert tails(scene.log) == 1
+    # The tail asks again after the longer and longer pauses of a server that is away: by the relay's clock, as its heartbeats are.
+    assert connections() < 20 + max(one.beats for one in scene.followers) - beats
+    await has_one_tail(scene.log)
 
 
 async def test_valkey_hangs_up(scene: Scene, connections: Callable[[], int]) -> None:
     for _ in range(3):
         scene.log.ask("CLIENT", "KILL", "TYPE", "normal")
         await scene.all_have_what_is_acknowledged(20)
-    assert connections() < 30
-    assert tails(scene.log) == 1
+    assert connections() < 60
+    await has_one_tail(scene.log)
 
 
-def tails(log: Valkey) -> int:
-    return len([client for client in log.ask("CLIENT LIST") if client["cmd"] == "xread"])
+async def has_one_tail(log: Valkey) -> None:
+    """Between two reads it does something else, so what counts is the most that are seen in a row of looks."""
+    looks: list[int] = []
+
+    async def is_so() -> bool:
+        looks.append(len([client for client in log.ask("CLIENT LIST") if client["cmd"] == "xread"]))
+        return max(looks[-LOOKS:]) == 1 and len(looks) >= LOOKS
+
+    await until(is_so)
