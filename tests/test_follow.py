@@ -1,6 +1,7 @@
 """What becomes of a stream when something happens while it reads the log. Else streams are tested on the real one."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -115,3 +116,23 @@ async def test_heartbeats_are_as_a_client_asks_else_rarer_the_more_streams_and_s
         for connection in connections:
             connection.left.set()
     assert not any(turn for turns in streams._beats.values() for turn in turns)
+
+
+async def test_streams_are_to_end_at_times_of_their_own_in_the_last_tenth_of_their_longest_life() -> None:
+    hub, log = Hub(1), SlowLog(place(10), 4)
+    hub.start(0, place(10))
+    streams = Streams(cast(Log, log), hub, Pace(15, 25, 3600, 30), Unobserved(), lambda problem: None, STANDING)
+    log.answers.set()
+    connections = [Connection() for _ in range(60)]
+    began_s = time.time()
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as running:
+        for connection in connections:
+            running.create_task(streams.run(Start((T,), "v1"), [], connection.receive, connection.send))
+            await connection.greeted.wait()
+        ends_s = [tick / follow.SLOTS_A_SECOND for tick in streams._deadlines]
+        for connection in connections:
+            connection.left.set()
+    assert began_s + 3600 * (1 - follow.AGE_JITTER) <= min(ends_s)
+    assert max(ends_s) <= time.time() + 3600 + 1 / follow.SLOTS_A_SECOND
+    assert len(ends_s) > 30
+    assert streams._deadlines == {}
