@@ -22,8 +22,8 @@ FILLING_EVENTS = 500  # in one batch
 class Slow:
     """It remembers the numbers of events, how long those took that say when they were sent, and all else that it was told."""
 
-    def __init__(self, relay: Relay, topic: str, reader: asyncio.StreamReader) -> None:
-        self.relay, self.topic, self.reader = relay, topic, reader
+    def __init__(self, relay: Relay, topic: str, reader: asyncio.StreamReader, port: int) -> None:
+        self.relay, self.topic, self.reader, self.port = relay, topic, reader, port
         self.last_event_id = ""
         self.numbers: list[int] = []
         self.took_ms: list[float] = []
@@ -93,6 +93,6 @@ async def open_slow(relay: Relay, topic: str, query: str = "", window: int = WIN
         writer.write(f"GET /stream/{topic}/v1/live{query} HTTP/1.0\r\nAuthorization: Bearer {token()}\r\n\r\n".encode())
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), LIMIT_S)
         assert head.startswith(b"HTTP/1.0 200 "), head
-        yield Slow(relay, topic, reader)
+        yield Slow(relay, topic, reader, writer.get_extra_info("sockname")[1])
     finally:
         writer.transport.abort()
