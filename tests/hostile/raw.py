@@ -3,9 +3,8 @@
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from tests.servers import Relay, token
 from tests.waiting import LIMIT_S
@@ -13,57 +12,87 @@ from tests.waiting import LIMIT_S
 TCP_REPAIR = 19  # linux/tcp.h: a socket in repair closes without a word to its peer
 
 
-@dataclass
-class Raw:
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
+class Raw(asyncio.Protocol):
+    """One connection. What came before its end is there also behind it, which a `StreamReader` that was reset doesn't give."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.got = bytearray()  # that nobody has taken
+        self.ended = False  # by the other side
+        self._moved = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.got += data
+        self._moved.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.ended = True
+        self._moved.set()
 
     def say(self, data: bytes) -> None:
-        self.writer.write(data)
+        if not self.ended:
+            self.transport.write(data)
+
+    async def until(self, is_so: Callable[[], object]) -> None:
+        """Until it is so, or the other side has ended it."""
+        async with asyncio.timeout(LIMIT_S):
+            while not is_so() and not self.ended:
+                self._moved.clear()
+                await self._moved.wait()
 
     async def hears(self, part: bytes) -> bytes:
         """What came up to and with this part."""
-        async with asyncio.timeout(LIMIT_S):
-            return await self.reader.readuntil(part)
+        await self.until(lambda: part in self.got)
+        end = self.got.find(part)
+        assert end >= 0, bytes(self.got[-1000:])
+        return self._take(end + len(part))
 
-    async def rest(self, limit_s: float = LIMIT_S) -> bytes:
+    async def some(self) -> bytes:
+        """What has come; nothing at the end."""
+        await self.until(lambda: self.got)
+        return self._take(len(self.got))
+
+    async def rest(self) -> bytes:
         """What came until it was closed."""
-        got = b""
-        async with asyncio.timeout(limit_s):
-            try:
-                while piece := await self.reader.read(1 << 16):
-                    got += piece
-            except ConnectionError:
-                pass
-        return got
+        await self.until(lambda: False)
+        return self._take(len(self.got))
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self.got[:size])
+        del self.got[:size]
+        return taken
 
     def reset(self) -> None:
         """Leaves with a RST instead of a FIN."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
+        self.transport.abort()
 
     def vanish(self) -> None:
-        """Leaves without a word, as a machine does that loses its power. Raises PermissionError without CAP_NET_ADMIN."""
+        """Leaves without a word, as a machine does that loses its power. Needs CAP_NET_ADMIN."""
         self.socket.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
-        self.writer.transport.abort()
+        self.transport.abort()
 
     @property
     def socket(self) -> socket.socket:
-        found: socket.socket = self.writer.get_extra_info("socket")
+        found: socket.socket = self.transport.get_extra_info("socket")
         return found
 
 
 @asynccontextmanager
 async def connect(relay: Relay, *first: bytes) -> AsyncIterator[Raw]:
     async with asyncio.timeout(LIMIT_S):
-        reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
-    raw = Raw(reader, writer)
+        _, raw = await asyncio.get_running_loop().create_connection(Raw, "127.0.0.1", relay.port)
     try:
         for data in first:
             raw.say(data)
         yield raw
     finally:
-        writer.transport.abort()
+        raw.transport.abort()
 
 
 def request(line: str, *headers: str, body: bytes = b"", auth: bool = True) -> bytes:

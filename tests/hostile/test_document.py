@@ -44,13 +44,13 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def schema(target: Relay) -> BaseSchema:
     config = SchemathesisConfig.from_dict({"max-stream-events": 1})
-    return schemathesis.openapi.from_dict(httpx.get(target.url + PATH).json(), config=config)
+    return schemathesis.openapi.from_dict(httpx.get(target.url + PATH, timeout=LIMIT_S).json(), config=config)
 
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[requests.Session]:
     with requests.Session() as opened:
-        opened.headers["connection"] = "close"  # this relay soon closes one that is kept, maybe just as it is asked again
+        opened.headers["connection"] = "close"  # of a body that was refused something may be left on a connection
         yield opened
 
 
