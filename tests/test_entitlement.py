@@ -16,8 +16,8 @@ from relay.cli import main
 from tests.asking import Asker, Live, asking, bearer, check_problem
 from tests.protocol.world import Function
 from tests.servers import Relay, Valkey, topic
-from tests.test_revocation import POLL_S, all_of, answer_to_a_wait, ask_apart, end_of, in_time
-from tests.waiting import LIMIT_S, wait_for
+from tests.test_revocation import POLL_S, all_of, answer_to_a_wait, ask_apart, end_of
+from tests.waiting import LIMIT_S, in_time, wait_for
 
 LIVE, POLL = "/stream/tests/case/1/v1/live", "/stream/tests/case/1/v1/poll"
 Answers = dict[str, tuple[int, dict[str, str], bytes]]

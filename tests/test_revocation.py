@@ -64,14 +64,6 @@ def answer_to_a_wait(
         undo()
 
 
-def in_time(look: Callable[[float], bool]) -> None:
-    """Has a look at what lasts for so many seconds, which must be long enough for the look: it says whether it was."""
-    life_s = 1.0
-    while not look(life_s):
-        life_s *= 2
-        assert life_s < LIMIT_S
-
-
 def all_of(asker: Asker, target: str, headers: dict[str, str]) -> list[Block]:
     """What a stream says until it ends; nothing if it is refused."""
     with asker.client.stream("GET", "/", headers=headers, extensions={"target": target.encode()}) as answer:

@@ -14,3 +14,11 @@ def wait_for(what: str, is_so: Callable[[], object]) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not so after {LIMIT_S:g} s: {what}")
         time.sleep(STEP_S)
+
+
+def in_time(look: Callable[[float], bool]) -> None:
+    """Has a look at what lasts for so many seconds, which must be long enough for the look: it says whether it was."""
+    life_s = 1.0
+    while not look(life_s):
+        life_s *= 2
+        assert life_s < LIMIT_S
