@@ -136,7 +136,7 @@ class Verification:
         """One canary after the other, so that their order is the log's."""
         began = time.monotonic()
         told = began
-        while (now := time.monotonic()) < began + seconds:
+        while (now := time.monotonic()) < began + seconds or not self.report.published:  # without one, nothing is shown
             due = began + self.report.published / self.rate
             if due > now:
                 await asyncio.sleep(due - now)
@@ -207,8 +207,10 @@ class Verification:
         while True:
             page = await self._page(reader.cursor, wait_s)
             if page:
-                for event in page["events"]:
-                    self._take_data(reader, await self._opened(event["data"]) if self.version == SEALED else event["data"])
+                sent = [event["data"] for event in page["events"]]
+                # All of them are opened before the first is taken: whoever is cut off in between asks for the whole page again.
+                for data in [await self._opened(sealed) for sealed in sent] if self.version == SEALED else sent:
+                    self._take_data(reader, data)
                 reader.told(page["resume"])
                 reader.cursor = page["cursor"]
             if not wait_s or not page:
