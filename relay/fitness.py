@@ -42,8 +42,8 @@ CLOCK_APART = Fault(
 # fmt: on
 
 
-def judge_valkey(figures: Mapping[str, str], now_s: float) -> list[Finding]:
-    """From what the server says of itself, and the time at which it did."""
+def judge_valkey(figures: Mapping[str, str], asked_at: float, answered_at: float) -> list[Finding]:
+    """From what the server says of itself, and the times between which it did."""
     version = figures.get("valkey_version") or figures.get("redis_version", "")
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < VALKEY_LEAST:
         findings = [OLD.found(version=version, least=".".join(map(str, VALKEY_LEAST)))]
@@ -57,7 +57,13 @@ def judge_valkey(figures: Mapping[str, str], now_s: float) -> list[Finding]:
     findings += [CANT_WRITE.found(write=write, status=figures[write]) for write in WRITES if figures.get(write, "ok") != "ok"]
     if role != "master":
         findings.append(NO_PRIMARY.found(role=role))
-    apart_s = abs(now_s - int(figures["server_time_usec"]) / 1e6) if "server_time_usec" in figures else 0
-    if apart_s > CLOCK_S:
-        findings.append(CLOCK_APART.found(apart_s=apart_s))
+    if "server_time_usec" in figures:
+        apart_s = seconds_outside(int(figures["server_time_usec"]) / 1e6, asked_at, answered_at)
+        if apart_s > CLOCK_S:
+            findings.append(CLOCK_APART.found(apart_s=apart_s))
     return findings
+
+
+def seconds_outside(told_at: float, asked_at: float, answered_at: float) -> float:
+    """How far another's clock is from ours at least: between question and answer, it may have been asked at any time."""
+    return max(asked_at - told_at, told_at - answered_at, 0.0)

@@ -115,7 +115,11 @@ async def check_log(settings: Settings) -> None:
     log = Log(os.environ.get("RELAY_VALKEY_URL", settings.valkey_url), settings.shards, retention_of(settings), settings.valkey_seconds)
     try:
         await log.check_shards()
-        found = [finding for shard in range(log.shards) for finding in judge_valkey(await log.describe(shard), time.time())]
+        found = []
+        for shard in range(log.shards):
+            asked_at = time.time()
+            figures = await log.describe(shard)
+            found += judge_valkey(figures, asked_at, time.time())
         for finding in dict.fromkeys(found):  # many shards may have one server
             if finding.level != "ok":
                 logger.warning("Valkey: %s: %s; %s", finding.what, finding.why, finding.fix)

@@ -79,12 +79,12 @@ async def look_at_valkey(settings: Settings) -> list[Finding]:
         return [faults.NO_VALKEY.found()]
     async with open_log(url, settings.shards, retention_of(settings), settings.valkey_seconds) as log:
         try:
-            began_s = time.time()
+            asked_at = time.time()
             figures = await log.describe()
-            ended_s = time.time()
+            answered_at = time.time()
             await log.check_shards()
         except LogUnavailable as error:
             return [faults.VALKEY_AWAY.found(error=error)]
         except SettingsError as error:
             return [faults.OTHER_SHARDS.found(mistake=error)]
-    return judge_valkey(figures, (began_s + ended_s) / 2)
+    return judge_valkey(figures, asked_at, answered_at)

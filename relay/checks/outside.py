@@ -22,13 +22,11 @@ from relay.canary import refusal_of
 from relay.checks import faults
 from relay.errors import Unopened
 from relay.finding import Finding, good
+from relay.fitness import seconds_outside
 from relay.query import PLAIN, SEALED, WAIT_MAX_S
 from relay.seal import read_base64, unseal
 
-REQUEST_S = 10.0
-HELLO_S = 5.0  # the patience of a client before it takes the way for one that buffers
-PROMPT_S = 1.0  # an event that takes longer was held back
-QUIET_BEATS = 2.2  # so many heartbeats long, a quiet stream is looked at
+QUIET_BEATS = 2  # so many heartbeats, a quiet stream is looked at
 CLOCK_S = 15.0  # half of the leeway that tokens have
 FOREIGN_ORIGIN = "https://relay-check.invalid"
 EARLIEST = {"cursor": "earliest"}
@@ -42,11 +40,21 @@ NO_KEYS = {  # and why that is as it was set
 Look = Callable[["Outside"], Awaitable[list[Finding]]]
 
 
+class Patience(msgspec.Struct, frozen=True):
+    """How long what may take: what is later is a fault of the way. Whoever looks on a machine that is busy itself needs more."""
+
+    request_s: float = 10.0
+    hello_s: float = 5.0  # of a client, before it takes the way for one that buffers
+    prompt_s: float = 1.0  # an event that takes longer was held back
+    quiet_beats: float = 2.2  # heartbeats, for the first two of a stream
+    wait_s: float = WAIT_MAX_S  # how long a poll is to wait
+
+
 class Outside:
     """The relay at a URL, and a topic of its own there."""
 
-    def __init__(self, url: str, token: str, origin: str, wait_s: float, client: httpx.AsyncClient) -> None:
-        self.url, self.token, self.origin, self.wait_s, self.client = url.rstrip("/"), token, origin, wait_s, client
+    def __init__(self, url: str, token: str, origin: str, patience: Patience, client: httpx.AsyncClient) -> None:
+        self.url, self.token, self.origin, self.patience, self.client = url.rstrip("/"), token, origin, patience, client
         self.version = PLAIN  # or sealed, where the relay has canaries in no other way
         self.parts = urlsplit(url)
         self.credentials = {"authorization": f"Bearer {token}"}
@@ -67,14 +75,14 @@ class Outside:
     @asynccontextmanager
     async def stream(self, topic: str, **headers: str) -> AsyncIterator["Stream"]:
         """A stream whose head is here. Raises TimeoutError if something on the way keeps that back too."""
-        began = time.monotonic()
+        began_s, asked_at = time.monotonic(), time.time()
         request = self.client.build_request(
             "GET", f"{self.url}/stream/{topic}/{self.version}/live", headers={**self.credentials, **headers}
         )
-        async with asyncio.timeout(HELLO_S):
+        async with asyncio.timeout(self.patience.hello_s):
             answer = await self.client.send(request, stream=True)
         try:
-            yield Stream(answer, began)
+            yield Stream(answer, began_s, asked_at)
         finally:
             await answer.aclose()
 
@@ -82,8 +90,8 @@ class Outside:
 class Stream:
     """A stream, and when what came."""
 
-    def __init__(self, answer: httpx.Response, began_s: float) -> None:
-        self.answer, self.began_s = answer, began_s
+    def __init__(self, answer: httpx.Response, began_s: float, asked_at: float) -> None:
+        self.answer, self.began_s, self.asked_at = answer, began_s, asked_at
         self._pieces = answer.aiter_bytes()
         self._parser = sse.Parser()
         self._received: list[sse.Received] = []
@@ -106,11 +114,11 @@ class Stream:
                 self._received += await self.next()
 
 
-async def look_from_outside(url: str, token: str, origin: str = "", wait_s: float = WAIT_MAX_S) -> list[Finding]:
-    """All findings, in the order in which a person reads them. `wait_s`: how long a poll is to wait."""
-    timeout = httpx.Timeout(REQUEST_S, read=WAIT_MAX_S + REQUEST_S, pool=None)
+async def look_from_outside(url: str, token: str, origin: str = "", patience: Patience = Patience()) -> list[Finding]:
+    """All findings, in the order in which a person reads them."""
+    timeout = httpx.Timeout(patience.request_s, read=WAIT_MAX_S + patience.request_s, pool=None)
     async with httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
-        outside = Outside(url, token, origin, wait_s, client)
+        outside = Outside(url, token, origin, patience, client)
         reached = await look_for_relay(outside)
         if any(finding.level == "error" for finding in reached):
             return reached
@@ -163,19 +171,19 @@ async def look_at_http_version(outside: Outside) -> list[Finding]:
 
 async def look_at_buffering(outside: Outside) -> list[Finding]:
     """How soon `hello` and a canary are here, and whether the answer's head says what the relay said."""
-    topic, waited_for = outside.topic(), "`hello`"
+    topic, waited_for, patience = outside.topic(), "`hello`", outside.patience
     try:
         async with outside.stream(topic) as stream:
-            hello = await stream.event("hello", HELLO_S)
+            hello = await stream.event("hello", patience.hello_s)
             hello_s = time.monotonic() - stream.began_s
+            findings = look_at_head(stream.answer) + look_at_clock(msgspec.json.decode(hello.data), stream.asked_at, time.time())
             waited_for = "a canary"
             await outside.publish(topic)
-            await stream.event("canary", HELLO_S)
+            await stream.event("canary", patience.hello_s)
             canary_s = time.monotonic() - stream.began_s - hello_s
-            findings = look_at_head(stream.answer) + look_at_clock(msgspec.json.decode(hello.data))
     except TimeoutError:
-        return [faults.HELD_BACK.found(what=f"{waited_for} was not here after {HELLO_S:g} s")]
-    if max(hello_s, canary_s) > PROMPT_S:
+        return [faults.HELD_BACK.found(what=f"{waited_for} was not here after {patience.hello_s:g} s")]
+    if max(hello_s, canary_s) > patience.prompt_s:
         return [faults.HELD_BACK.found(what=f"`hello` took {hello_s:.1f} s, a canary {canary_s:.1f} s"), *findings]
     return [good("buffering", f"`hello` after {hello_s * 1000:.0f} ms, a canary after {canary_s * 1000:.0f} ms"), *findings]
 
@@ -190,8 +198,8 @@ def look_at_head(answer: httpx.Response) -> list[Finding]:
     return findings
 
 
-def look_at_clock(hello: dict[str, Any]) -> list[Finding]:
-    apart_s = abs(time.time() - hello["time"] / 1000)
+def look_at_clock(hello: dict[str, Any], asked_at: float, answered_at: float) -> list[Finding]:
+    apart_s = seconds_outside(hello["time"] / 1000, asked_at, answered_at)
     if apart_s < CLOCK_S:
         return []
     return [faults.CLOCK_APART.found(apart_s=apart_s)]
@@ -200,12 +208,13 @@ def look_at_clock(hello: dict[str, Any]) -> list[Finding]:
 async def look_at_quiet_streams(outside: Outside) -> list[Finding]:
     """Whether a stream in which nothing happens stays open, and its heartbeats come."""
     async with outside.stream(outside.topic()) as stream:
-        hello = msgspec.json.decode((await stream.event("hello", REQUEST_S)).data)
+        hello = msgspec.json.decode((await stream.event("hello", outside.patience.request_s)).data)
         heartbeat_s = float(hello["heartbeat_s"])
         began, beats, at_s = time.monotonic(), 0, 0.0
+        waited_s = outside.patience.quiet_beats * heartbeat_s
         try:
-            async with asyncio.timeout(QUIET_BEATS * heartbeat_s):
-                while True:
+            async with asyncio.timeout(waited_s):
+                while beats < QUIET_BEATS:
                     await stream.next()
                     beats, at_s = beats + 1, time.monotonic() - began
         except TimeoutError:
@@ -214,7 +223,7 @@ async def look_at_quiet_streams(outside: Outside) -> list[Finding]:
             lasted_s = time.monotonic() - began
             return [faults.CUT_WHEN_QUIET.found(lasted_s=lasted_s, heartbeat_s=heartbeat_s)]
     if not beats:
-        return [faults.NO_HEARTBEAT.found(waited_s=QUIET_BEATS * heartbeat_s, heartbeat_s=heartbeat_s)]
+        return [faults.NO_HEARTBEAT.found(waited_s=waited_s, heartbeat_s=heartbeat_s)]
     return [good("quiet streams", f"{beats} heartbeats, the last after {at_s:.0f} s; the stream stayed open")]
 
 
@@ -224,17 +233,17 @@ async def look_at_resuming(outside: Outside) -> list[Finding]:
     first = await outside.publish(topic)
     second = await outside.publish(topic)
     async with outside.stream(topic, **{"last-event-id": first}) as stream:
-        hello = msgspec.json.decode((await stream.event("hello", REQUEST_S)).data)
-        missed = await stream.event("canary", REQUEST_S) if hello["resume"] == "exact" else None
+        hello = msgspec.json.decode((await stream.event("hello", outside.patience.request_s)).data)
+        missed = await stream.event("canary", outside.patience.request_s) if hello["resume"] == "exact" else None
     if missed and missed.last_id == second:
         return [good("resuming", "a stream goes on behind its Last-Event-ID")]
     return [faults.NOT_RESUMED.found(resume=hello["resume"])]
 
 
 async def look_at_long_polls(outside: Outside) -> list[Finding]:
-    url = outside.page_url(outside.topic())
+    url, wait_s = outside.page_url(outside.topic()), outside.patience.wait_s
     page = await outside.client.get(url, headers=outside.credentials)
-    waiting = {"cursor": page.json()["cursor"], "wait": f"{outside.wait_s:g}"}
+    waiting = {"cursor": page.json()["cursor"], "wait": f"{wait_s:g}"}
     began = time.monotonic()
     try:
         status = (await outside.client.get(url, params=waiting, headers=outside.credentials)).status_code
@@ -243,8 +252,8 @@ async def look_at_long_polls(outside: Outside) -> list[Finding]:
         outcome = f"was cut ({type(error).__name__})"
     took_s = time.monotonic() - began
     if not outcome:
-        return [good("long polls", f"one of {outside.wait_s:g} s was answered after {took_s:.0f} s")]
-    return [faults.POLL_CUT.found(wait_s=outside.wait_s, outcome=outcome, took_s=took_s, most_s=WAIT_MAX_S)]
+        return [good("long polls", f"one of {wait_s:g} s was answered after {took_s:.0f} s")]
+    return [faults.POLL_CUT.found(wait_s=wait_s, outcome=outcome, took_s=took_s, most_s=WAIT_MAX_S)]
 
 
 async def look_at_paths(outside: Outside) -> list[Finding]:
