@@ -1,19 +1,36 @@
 """A real browser for tests: Debian's Chromium, driven by Playwright."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
+from tests.browser import node
 from tests.needs import need, need_package
 from tests.servers import token
+from tests.waiting import LIMIT_S
 
 MODULES = Path(__file__).parent.parent / "node_modules"
-LIMIT_MS = 20_000
+LIMIT_MS = LIMIT_S * 1000
 ELSEWHERE = "relay.test"
+# What `client.js` takes for a way that holds back, or for a dead connection, is on a busy machine just slow. The relays of the tests
+# have a heartbeat of a second, so the module's own limits are changed where it makes them; what a test gives itself counts more.
+PATIENT = {"helloMs": LIMIT_MS, "answerMs": LIMIT_MS, "leaderMs": 2 * LIMIT_MS, "silence": LIMIT_S}
+PATIENCE = f"""
+(() => {{
+  const freeze = Object.freeze;
+  Object.freeze = (made) => freeze(made && made.helloMs ? {{ ...made, ...{json.dumps(PATIENT)} }} : made);
+}})();
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def node_ends() -> Iterator[None]:
+    yield
+    node.stop()
 
 
 @pytest.fixture(scope="session")
@@ -22,16 +39,25 @@ async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
     path = need("Chromium")
     async with async_playwright() as playwright:
         # By that name a relay isn't of this machine, to which a browser speaks without TLS as if it had some.
-        browser = await playwright.chromium.launch(executable_path=path, args=[f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"])
+        browser = await playwright.chromium.launch(
+            executable_path=path, args=[f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"], timeout=LIMIT_MS
+        )
         yield browser
         await browser.close()
+
+
+async def new_context(browser: Browser, **options: Any) -> BrowserContext:
+    """As of a user who has the patience of the tests."""
+    context = await browser.new_context(**options)
+    context.set_default_timeout(LIMIT_MS)
+    await context.add_init_script(PATIENCE)
+    return context
 
 
 @pytest.fixture
 async def page(browser: Browser) -> AsyncIterator[Page]:
     """An empty page. What throws in it and isn't caught fails the test."""
-    context = await browser.new_context()
-    context.set_default_timeout(LIMIT_MS)
+    context = await new_context(browser)
     page = await context.new_page()
     thrown: list[str] = []
     page.on("pageerror", lambda error: thrown.append(str(error)))
@@ -48,8 +74,9 @@ def module() -> Callable[[str], Path]:
 
 # What a page under test keeps of its stream: events, notices, and the states it went through.
 START = """
-async ([path, options, tokens, name]) => {
+async ([path, options, tokens, name, patience]) => {
   const client = await import(path);
+  if (client.LIMITS.silence !== patience) throw new Error("the limits are not those of the tests");
   window.client = client;
   window.got = []; window.notices = []; window.states = []; window.asked = 0;
   if (tokens) options.token = () => tokens[Math.min(window.asked++, tokens.length - 1)];
@@ -76,7 +103,7 @@ class Tab:
     ) -> None:
         """Listens for events of this name. `tokens`: a function gives these, one after the other; the last one again and again."""
         chosen = {"topics": topics, **options} | ({} if tokens else {"token": token})
-        await self.page.evaluate(START, [f"{self.url}/stream/client.js", chosen, tokens, name])
+        await self.page.evaluate(START, [f"{self.url}/stream/client.js", chosen, tokens, name, PATIENT["silence"]])
 
     async def get(self, expression: str) -> Any:
         return await self.page.evaluate(expression)
@@ -108,8 +135,7 @@ async def open_tab(browser: Browser) -> AsyncIterator[OpenTab]:
 
     Tabs of one test are of one context, as those of one user are. What throws in them and isn't caught fails the test.
     """
-    context = await browser.new_context()
-    context.set_default_timeout(LIMIT_MS)
+    context = await new_context(browser)
     thrown: list[str] = []
 
     async def open_tab(url: str, topics: list[str] | None = None, *, without: tuple[str, ...] = (), **options: Any) -> Tab:

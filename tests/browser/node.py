@@ -1,6 +1,5 @@
 """The parts of `client.js` that need no browser, run in node: one process for all tests, since to start it takes longer than they do."""
 
-import atexit
 import json
 import subprocess
 from functools import cache
@@ -33,13 +32,14 @@ for await (const line of createInterface({ input: process.stdin })) {
 def process() -> "subprocess.Popen[str]":
     node = need("Node")
     command = [node, "--input-type=module", "-e", PROGRAM, str(CLIENT)]
-    started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def stop() -> None:
-        started.communicate()  # it ends with its input
 
-    atexit.register(stop)
-    return started
+def stop() -> None:
+    """If it was started at all."""
+    if process.cache_info().currsize:
+        process().communicate()  # it ends with its input
+        process.cache_clear()
 
 
 def run(script: str, given: object = None) -> Any:

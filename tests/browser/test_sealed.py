@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.asking import Asker, asking
 from tests.browser.conftest import OpenTab
 from tests.conftest import SHARED_ENV
 from tests.servers import Relay, token, topic
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -62,11 +64,18 @@ async def test_events_of_each_new_key_are_opened(open_tab: OpenTab, hasty: Asker
     url = str(hasty.client.base_url).rstrip("/")
     tab = await open_tab(url, [own], version="v2")
     await tab.is_open()
+    opened: list[int] = []
     number = 0
-    while len([path for path in tab.asked if path.startswith("/stream/keys?")]) < 3:
-        hasty.publish(own, number)
+    deadline = time.monotonic() + LIMIT_S
+    while opened[-1:] != [number] or len([path for path in tab.asked if path.startswith("/stream/keys?")]) < 3:
+        assert time.monotonic() < deadline
         number += 1
-        await tab.has(list(range(number)))
+        hasty.publish(own, number)
+        await tab.until(f"got.length + notices.length === {number}")
+        opened, refused = await tab.get("[got, notices.map(([, {n}]) => n)]")
+        assert sorted(opened + refused) == list(range(1, number + 1))
+    # A page that stands still for longer than a key lasts finds it gone, however often it asks.
+    assert {detail["reason"] for _, detail in await tab.get("notices")} <= {"unknown_key"}
 
 
 PATTERN = """

@@ -58,7 +58,7 @@ def test_what_the_packages_of_npm_seal_opens() -> None:
             "lib": lib,
             "seal": value,
             "password": {"id": id, "secret": in_js(password)} if id else in_js(password),
-            "options": {"ttl": 60_000},
+            "options": {"ttl": 3_600_000},
         }
         for lib, value, password, id in cases
     ]
@@ -144,7 +144,7 @@ def test_a_secret_for_all_seals_opens_them_in_the_order_of_the_calls() -> None:
     now_ms = int(time.time() * 1000)
     texts = [
         SealingKey(make_key(PASSWORD))
-        .seal(json.dumps(ENVELOPE | {"data": number, "sealed_at": now_ms}).encode(), now_ms + 300_000)
+        .seal(json.dumps(ENVELOPE | {"data": number, "sealed_at": now_ms}).encode(), now_ms + 3_600_000)
         .decode()
         for number in range(20)
     ]
@@ -238,7 +238,7 @@ def test_a_compressed_payload_is_opened_and_what_is_none_refused() -> None:
     inside = [{"compression": "deflate-raw", "data": data} for data in packed.values()]
     inside += [{"compression": other, "data": whole} for other in ("gzip", None, "")]
     texts = [
-        SealingKey(make_key(PASSWORD)).seal(json.dumps(ENVELOPE | {"sealed_at": now_ms} | one).encode(), now_ms + 300_000).decode()
+        SealingKey(make_key(PASSWORD)).seal(json.dumps(ENVELOPE | {"sealed_at": now_ms} | one).encode(), now_ms + 3_600_000).decode()
         for one in inside
     ]
     script = """

@@ -40,17 +40,20 @@ async def test_two_tabs_have_one_connection_and_both_get_every_event_once(open_t
     own = topic()
     quiet.publish(own, 1)
     leader, follower = await open_two(open_tab, quiet, own, k=5)
-    assert connections(quiet) == 1
+    wait_for("those of earlier tests are gone", lambda: connections(quiet) == 1)
     quiet.publish(own, *range(2, 50))
     for tab in (leader, follower):
         await tab.has(list(range(1, 50)))
-    assert await leader.get("stream.cursor") == await follower.get("stream.cursor")
+    # It may move without an event, and is told to the other tab then.
+    while (cursor := await leader.get("stream.cursor")) != await follower.get("stream.cursor"):
+        assert cursor
 
 
 @pytest.mark.parametrize("how", ["closed", "navigated away", "hung"])
 async def test_a_tab_that_goes_hands_over_without_loss(open_tab: OpenTab, quiet: Asker, how: str) -> None:
     own = topic()
-    leader, follower = await open_two(open_tab, quiet, own, limits={"leaderMs": 1500})
+    leader, follower = await open_two(open_tab, quiet, own, k=5)
+    heir = await open_tab(url_of(quiet)) if how == "hung" else follower
     quiet.publish(own, 1)
     await follower.has([1])
     debugger = await leader.page.context.new_cdp_session(leader.page)
@@ -61,15 +64,19 @@ async def test_a_tab_that_goes_hands_over_without_loss(open_tab: OpenTab, quiet:
     else:  # without a word, as one that computes for ever
         await debugger.send("Debugger.enable")
         await debugger.send("Debugger.pause")
+        # One that is less patient comes only now: on a busy machine it would take over from a tab that is well.
+        await heir.start([own], k=5, limits={"leaderMs": 1500})
     quiet.publish(own, 2)
     await follower.has([1, 2])
-    await follower.until("!stream.reason.includes('another tab')")
+    await heir.is_open()
+    await heir.until("!stream.reason.includes('another tab')")
     quiet.publish(own, 3)
-    await follower.has([1, 2, 3])
+    for tab in (follower, heir):
+        await tab.has([1, 2, 3])
     if how == "hung":
         await debugger.send("Debugger.resume")
         quiet.publish(own, 4)
-        for tab in (leader, follower):
+        for tab in (leader, follower, heir):
             await tab.has([1, 2, 3, 4])
     wait_for("one connection is left", lambda: connections(quiet) == 1)
 
@@ -88,7 +95,7 @@ async def test_a_tab_that_is_to_be_frozen_hands_over_first(open_tab: OpenTab, qu
     assert await leader.get("got") == []
     await leader.get(THAW)
     await leader.has([1])
-    assert connections(quiet) == 1
+    wait_for("one connection is left", lambda: connections(quiet) == 1)
 
 
 async def test_a_page_that_comes_back_goes_on_where_it_was(open_tab: OpenTab, quiet: Asker) -> None:
@@ -115,7 +122,7 @@ async def test_tabs_of_different_users_topics_or_filters_share_nothing(open_tab:
     ]
     for tab in tabs:
         await tab.is_open()
-    assert connections(quiet) == len(tabs)
+    wait_for("each has one", lambda: connections(quiet) == len(tabs))
     held = await tabs[0].get("navigator.locks.query().then(({held}) => held.map(({name}) => name))")
     assert len(held) == len(tabs) - 1
     assert not any("ada" in name or "bob" in name for name in held), "the names hold a hash of who it is"
@@ -126,9 +133,9 @@ async def test_tabs_of_different_users_topics_or_filters_share_nothing(open_tab:
 
 async def test_a_token_of_the_same_user_that_is_newer_shares_the_connection(open_tab: OpenTab, quiet: Asker) -> None:
     own = topic()
-    leader = await open_tab(url_of(quiet), [own], token=token("ada", ttl_s=100))
+    leader = await open_tab(url_of(quiet), [own], token=token("ada", ttl_s=3600))
     await leader.is_open()
-    follower = await open_tab(url_of(quiet), [own], token=token("ada", ttl_s=200))
+    follower = await open_tab(url_of(quiet), [own], token=token("ada", ttl_s=7200))
     await follower.until("stream.reason.includes('another tab')")
 
 
