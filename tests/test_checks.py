@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -312,7 +313,7 @@ async def test_each_source_is_looked_at_once(valkey: Valkey, relay: Relay, tmp_p
     items = {"id": 1, "v": 1}, {"id": 2, "v": 1}
     stream = {"kind": "sse", "items": None, "version": None, "key": None}
     database = {"kind": "sql", "items": None, "private": None, "version": None, "query": "DROP TABLE spins"}
-    with sqlite3.connect(tmp_path / "spins.db") as spins:
+    with closing(sqlite3.connect(tmp_path / "spins.db", isolation_level=None)) as spins:
         spins.execute("CREATE TABLE spins (id)")
     with upstream() as good, upstream() as half, upstream() as broken:
         good.answer, half.answer, broken.answer = shows(*items), shows(*items, {"v": 3}), Answer(status=500)
@@ -340,7 +341,7 @@ async def test_each_source_is_looked_at_once(valkey: Valkey, relay: Relay, tmp_p
     for name, (_, level, words) in sources.items():
         finding = looked[f"source {name}"]
         assert (finding.level, words in finding.what) == (level, True), finding
-    with sqlite3.connect(tmp_path / "spins.db") as spins:
+    with closing(sqlite3.connect(tmp_path / "spins.db", isolation_level=None)) as spins:
         assert spins.execute("SELECT * FROM spins").fetchall() == []  # the table is still there
 
 
