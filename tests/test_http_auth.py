@@ -83,7 +83,7 @@ TOKENS: dict[str, tuple[str, int]] = {
     "that holds 30 days": (token(ttl_s=30 * 86400), 200),
     "without a subject": (token(sub=None), 401),  # type: ignore[arg-type]
     "with an empty subject": (token(""), 401),
-    "not valid yet": (token(nbf=int(time.time()) + 600), 401),
+    "not valid yet": (token(nbf=int(time.time()) + 86400), 401),
     "rubbish": ("x.y.z", 401),
     "a subject that forges lines": (token("a\n[STREAM] ERROR forged\r\n"), 200),
     "whose patterns are none": (token(relay={"subscribe": "**"}), 403),

@@ -27,26 +27,32 @@ OLD_KEY = "the-key-before-the-one-that-seals-now-24680"
 @pytest.fixture(scope="module")
 def function(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Function]:
     settings = Relay(tmp_path_factory.mktemp("function"), valkey.url, {"SSE_ENCRYPTION_KEY": f"{SEAL_KEY},{OLD_KEY}"})
-    process = Function(settings).start()
-    yield process
-    process.kill()
+    process = Function(settings)
+    try:
+        yield process.start()
+    finally:
+        process.kill()
 
 
 @pytest.fixture(scope="module")
 def backends(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Relay]:
     """A relay that seals for backends, and has some topics in no other way."""
     env = {"SSE_ENCRYPTION_KEY": SEAL_KEY, "RELAY_SEAL_KEYS": "shared", "RELAY_REQUIRE_SEALED": "tests/case/*"}
-    process = Relay(tmp_path_factory.mktemp("backends"), valkey.url, env).start()
-    yield process
-    process.kill()
+    process = Relay(tmp_path_factory.mktemp("backends"), valkey.url, env)
+    try:
+        yield process.start()
+    finally:
+        process.kill()
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Relay]:
     """A relay without a key, and without compression."""
-    process = Relay(tmp_path_factory.mktemp("plain"), valkey.url, {"RELAY_COMPRESSION": "off"}).start()
-    yield process
-    process.kill()
+    process = Relay(tmp_path_factory.mktemp("plain"), valkey.url, {"RELAY_COMPRESSION": "off"})
+    try:
+        yield process.start()
+    finally:
+        process.kill()
 
 
 @pytest.fixture(params=["relay", "function"])
@@ -78,7 +84,7 @@ def check_inside(inside: dict[str, Any], published: dict[str, Any]) -> None:
     assert list(inside) == ["id", "topic", "n", "event", "ts", "sealed_at", "data"]
     assert {name: inside[name] for name in published} == published
     assert f".{inside['ts']}-" in inside["id"]
-    assert abs(inside["sealed_at"] - time.time() * 1000) < 60_000
+    assert inside["ts"] <= inside["sealed_at"] <= time.time() * 1000
 
 
 def test_a_stream_of_one_topic_has_bare_seals(asker: Asker) -> None:
@@ -167,7 +173,7 @@ def test_a_page_has_seals_and_is_kept_by_nobody(door: Asker, asker: Asker) -> No
 
 
 def test_an_event_is_sealed_once_for_all_doors(asker: Asker) -> None:
-    """But where half of a seal's life ends between two looks: then all of a second round are the same."""
+    """But where half of a seal's life ends between two looks: then all of another round are the same."""
     own, other = topic(), topic()
     asker.publish(own, 1)
 
@@ -181,7 +187,7 @@ def test_an_event_is_sealed_once_for_all_doors(asker: Asker) -> None:
             seen.add(stream.next().json()["data"])
         return seen
 
-    assert 1 in (len(looks()), len(looks()))
+    wait_for("all are the same", lambda: len(looks()) == 1)
 
 
 def test_what_the_relay_seals_opens_in_npm(asker: Asker) -> None:
@@ -195,25 +201,25 @@ def test_what_the_relay_seals_opens_in_npm(asker: Asker) -> None:
 
 def test_keys_are_of_the_topics_that_were_asked_for(door: Asker) -> None:
     own, other = topic(), topic()
+    before_ms = time.time() * 1000
     answer = door.get(f"/stream/keys?topic={own}&topic={other}&topic={own}")
+    behind_ms = time.time() * 1000
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
     given = answer.json()["keys"]
     assert {key["topic"] for key in given} == {own, other}
     assert all(list(key) == ["topic", "id", "key", "from", "until"] for key in given)
     assert len({key["id"] for key in given}) == len({key["key"] for key in given}) == len(given)
-    now_ms = time.time() * 1000
-    assert any(key["from"] <= now_ms + 1000 and now_ms - 1000 < key["until"] for key in given)
+    assert any(key["from"] <= behind_ms and before_ms < key["until"] for key in given)
     assert all(key["until"] - key["from"] == 3_600_000 for key in given)
 
 
 def test_in_a_rotation_the_keys_of_both_masters_are_given(function: Function) -> None:
-    own = topic()
+    own, before_ms = topic(), int(time.time() * 1000)
     with Asker(function.url) as asker:
         given = keys_of(asker, own)
     for master in (SEAL_KEY, OLD_KEY):
-        now = {key.id for key in Keyring((master,)).given(own, int(time.time() * 1000))}
-        assert now & given.keys()
+        assert {key.id for now_ms in (before_ms, int(time.time() * 1000)) for key in Keyring((master,)).given(own, now_ms)} & given.keys()
 
 
 def test_keys_are_had_by_whoever_may_read_and_by_nobody_else(door: Asker) -> None:

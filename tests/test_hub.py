@@ -19,6 +19,7 @@ from relay.keys import Keyring
 from relay.query import Versions
 from tests.servers import SEAL_KEY
 from tests.streams import Parser
+from tests.waiting import LIMIT_S
 
 T, U, V = "a/b/t", "a/b/u", "a/b/v"
 
@@ -426,7 +427,7 @@ async def test_each_step_of_a_tail_wakes_those_who_wait_for_it(hub: Hub) -> None
         moved = hub.moved
         waiting = asyncio.create_task(moved.wait())
         step()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_S):
             await waiting
         assert hub.moved is not moved
 

@@ -29,7 +29,7 @@ from tests.asking import Asker, asking, check_problem
 from tests.protocol.world import Function
 from tests.servers import Relay, Valkey
 from tests.test_revocation import end_of
-from tests.waiting import wait_for
+from tests.waiting import LIMIT_S, wait_for
 
 POLL, LIVE = "/stream/a/b/c/v1/poll", "/stream/a/b/c/v1/live"
 Private = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
@@ -76,7 +76,7 @@ class Issuer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.fetches += 1
-                issuer.goes_on.wait(10)
+                issuer.goes_on.wait(LIMIT_S)
                 self.send_response(issuer.status)
                 for name, value in issuer.headers.items():
                     self.send_header(name, value)
@@ -123,8 +123,10 @@ def make_certificate(path: Path) -> None:
 @pytest.fixture(scope="module")
 def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
     made = Issuer(tmp_path_factory.mktemp("issuer"))
-    yield made
-    made.close()
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 class Clock:
@@ -144,6 +146,7 @@ def key_set(issuer: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Ke
     """To be used in one test alone, which closes it."""
     issuer.publishes(public(OLD, "old"))
     issuer.fetches = 0
+    monkeypatch.setattr(jwks, "FETCH_S", LIMIT_S)
     monkeypatch.setattr(jwks, "tls", lambda: ssl.create_default_context(cafile=issuer.certificate))
     return KeySet(issuer.url, clock)
 
@@ -316,6 +319,7 @@ def test_a_relay_takes_what_its_issuer_signed(issuer: Issuer, tmp_path: Path, va
         check_tokens(asker)
         assert "the issuer's keys can't be fetched" in relay.log()
     with asking(Function(Relay(tmp_path / "function", valkey.url, env))) as asker:
+        wait_for("the keys are there", lambda: asker.get(POLL, headers=bearer(token(OLD, "old"))).status_code == 200)
         check_tokens(asker)
 
 

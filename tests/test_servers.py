@@ -1,6 +1,7 @@
 """Connections to Valkey: kept while they are good, and only then used again."""
 
 import asyncio
+import select
 import time
 from collections.abc import AsyncIterator
 
@@ -9,13 +10,14 @@ import pytest
 from relay import servers
 from relay.servers import Server, limit
 from tests.servers import Valkey
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
 async def server(valkey: Valkey) -> AsyncIterator[Server]:
-    opened = Server(valkey.url)
+    opened = Server(valkey.url, LIMIT_S)
     yield opened
     await opened.close()
 
@@ -46,8 +48,13 @@ async def test_a_limit_ends_what_is_silent() -> None:
 async def test_an_answer_that_came_while_this_process_stood_still_is_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a freeze, or when others have all of the machine."""
     await server.call("PING")
+    ((connection, _),) = server._idle
+    assert connection._writer
+    answer = connection._writer.get_extra_info("socket")
     monkeypatch.setattr(server, "_answer_s", 0.2)
     call = asyncio.ensure_future(server.call("PING"))
     await asyncio.sleep(0)  # it is sent
-    time.sleep(0.3)  # noqa: ASYNC251  # nothing of this process goes on
+    until_s = time.monotonic() + 0.3
+    assert select.select([answer], [], [], LIMIT_S)[0]  # nothing of this process goes on
+    time.sleep(max(0, until_s - time.monotonic()))  # noqa: ASYNC251
     assert await call == b"PONG"

@@ -39,7 +39,7 @@ def memory_kib(asker: Asker) -> int:
 def bad_tokens() -> Iterator[str]:
     """Each another one, and nearly as long as one may be."""
     for number in itertools.count():
-        pad = {"jti": str(number), "pad": "x" * 2600}
+        pad: dict[str, Any] = {"jti": str(number), "pad": "x" * 2600}
         good = token(**pad)
         yield from (
             token(secret="another-secret-another-secret-another", **pad),
