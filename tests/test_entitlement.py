@@ -189,16 +189,15 @@ def test_a_subscription_set_by_the_command_is_seen_at_once(by_valkey: Asker, val
     check_problem(by_valkey.get(POLL, headers=headers), 402, "not_subscribed")
     command(monkeypatch, valkey, "set", "quick", "--status", "active")
 
-    def end_stream() -> None:
-        with by_valkey.live(LIVE, headers=headers) as stream:
-            assert stream.next().name == "hello"
-            command(monkeypatch, valkey, "set", "quick", "--status", "past_due")
-            assert end_of(stream) == "revoked"
-
+    with by_valkey.live(LIVE, headers=headers) as stream:
+        assert stream.next().name == "hello"
+        command(monkeypatch, valkey, "set", "quick", "--status", "past_due")
+        assert end_of(stream) == "revoked"
+    command(monkeypatch, valkey, "set", "quick", "--status", "active")
     waited = answer_to_a_wait(
         lambda: ask_apart(by_valkey, f"{POLL}?wait={POLL_S}", headers),
         lambda: by_valkey.page("/stream/status", headers={})["waiting_polls"] == 1,
-        end_stream,
+        lambda: command(monkeypatch, valkey, "set", "quick", "--status", "past_due"),
         lambda: command(monkeypatch, valkey, "set", "quick", "--status", "active"),
     )
     check_problem(waited, 402, "not_subscribed")
