@@ -14,7 +14,7 @@ from relay.embedded import SOCKET_PATH_MAX, find_url, run_valkey, socket_path
 from relay.errors import SettingsError
 from tests.asking import JSON, Asker, asking
 from tests.servers import Relay, topic
-from tests.waiting import wait_for
+from tests.waiting import LIMIT_S, wait_for
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def asker(relay: Relay) -> Iterator[Asker]:
 
 
 def open_server(directory: Path) -> valkey.Valkey:
-    return valkey.Valkey.from_url(find_url(directory), socket_timeout=5)
+    return valkey.Valkey.from_url(find_url(directory), socket_timeout=LIMIT_S)
 
 
 def server_pid(directory: Path) -> int:

@@ -3,13 +3,16 @@
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
+from relay.auth import LEEWAY_S
 from tests.asking import AUTH, Asker, Live, asking, bearer, check_bye, check_problem
-from tests.servers import Relay, Valkey, token, topic
+from tests.servers import Relay, Valkey, topic
 from tests.streams import Block
 from tests.waiting import LIMIT_S, wait_for
 
@@ -34,8 +37,8 @@ def narrow(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator
 
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[Asker]:
-    """A relay that begins two streams a second."""
-    with asking(Relay(tmp_path_factory.mktemp("hasty"), valkey.url, {"RELAY_CONNECTS_PER_SECOND": "2"})) as asker:
+    """A relay that begins one stream a second."""
+    with asking(Relay(tmp_path_factory.mktemp("hasty"), valkey.url, {"RELAY_CONNECTS_PER_SECOND": "1"})) as asker:
         yield asker
 
 
@@ -62,11 +65,11 @@ def test_a_stream_has_the_headers_that_keep_it_moving(asker: Asker) -> None:
 
 
 def test_hello_says_where_the_stream_goes_on(asker: Asker) -> None:
-    own = topic()
-    headers = bearer(ttl_s=600)
+    own, before_s = topic(), time.time()
+    headers = bearer(ttl_s=3600)
     with asker.live(LIVE.format(own), headers=headers) as stream:
         hello = stream.next()
-        data = hello.json()
+        data, after_s = hello.json(), time.time()
         assert stream.text.startswith(b"retry: ")
         assert stream.parser.retry_ms
         assert 1000 <= stream.parser.retry_ms <= 10_000
@@ -76,9 +79,9 @@ def test_hello_says_where_the_stream_goes_on(asker: Asker) -> None:
         page = asker.page(f"/stream/{own}/v1/poll?cursor={data['cursor']}")
         assert (page["resume"], page["events"]) == ("exact", [])
         assert (data["resume"], data["heartbeat_s"]) == ("new", 1)
-        assert abs(data["time"] / 1000 - time.time()) < 60
+        assert int(before_s * 1000) <= data["time"] <= after_s * 1000
         assert data["connection"].startswith("c-")
-        assert data["token_expires"] - time.time() == pytest.approx(600, abs=60)
+        assert int(before_s) + 3600 <= data["token_expires"] <= after_s + 3600
 
 
 def test_each_stream_has_a_name_of_its_own(asker: Asker) -> None:
@@ -148,9 +151,7 @@ def test_a_client_may_say_how_often_it_wants_its_heartbeat(asker: Asker) -> None
 def test_a_quiet_stream_gets_a_comment(asker: Asker) -> None:
     with asker.live(LIVE.format(topic())) as stream:
         stream.next()
-        piece = next(stream._pieces)  # the next bytes are a heartbeat's
-        assert stream.parser.feed(piece) == []
-        assert stream.parser.comments == 1
+        stream.beats(1)
 
 
 def test_a_stream_whose_filter_hid_events_gets_a_new_place_at_a_heartbeat(asker: Asker) -> None:
@@ -168,28 +169,36 @@ def test_a_stream_whose_filter_hid_events_gets_a_new_place_at_a_heartbeat(asker:
 
 
 def test_a_stream_ends_with_its_token_and_the_leeway(asker: Asker) -> None:
-    """A token that ended 28 s ago is good for 2 s more."""
+    """A token that ended 28 s ago is good for 2 s more; the machine may need longer to begin a stream with one."""
     own = topic()
-    text = token(ttl_s=-28)
-    with asker.live(LIVE.format(own), headers={"authorization": f"Bearer {text}"}) as stream:
-        hello, *rest = stream.rest()
-        assert hello.json()["token_expires"] < time.time() - 20
-        (bye,) = rest
-        assert bye.json()["reason"] == "expired"
-        assert bye.last_event_id == hello.last_event_id
-        check_bye(stream, bye)
+    for left_s in (2, 8, 32, 128):
+        headers = bearer(ttl_s=left_s - LEEWAY_S)
+        if asker.get(f"/stream/{own}/v1/poll", headers=headers).status_code == 401:
+            continue
+        with asker.client.stream("GET", LIVE.format(own), headers=headers) as answer:
+            if answer.status_code == 401:
+                continue
+            stream = Live(answer)
+            hello, bye = stream.rest()
+            break
+    assert hello.json()["token_expires"] + LEEWAY_S <= time.time()
+    assert bye.json()["reason"] == "expired"
+    assert bye.last_event_id == hello.last_event_id
+    check_bye(stream, bye)
 
 
 def test_a_stream_ends_at_its_longest_life_with_its_place(brief: Asker) -> None:
-    own = topic()
-    with brief.live(LIVE.format(own)) as stream:
-        stream.next()
-        (id,) = brief.publish(own, 1)
-        event, bye = stream.rest()
-        assert event.json() == 1
+    """Which is its event's, if it lived to get it."""
+    own, events = topic(), list[Block]()
+    while not events:
+        with brief.live(LIVE.format(own)) as stream:
+            hello = stream.next()
+            (id,) = brief.publish(own, 1)
+            *events, bye = stream.rest()
+        assert [event.json() for event in events] in ([], [1])
         assert (bye.name, bye.json()["reason"]) == ("bye", "max_age")
-        assert bye.last_event_id == id
-        assert b"\nid: " + id.encode() in stream.text.rpartition(b"event: bye")[2]
+        assert bye.last_event_id == (id if events else hello.last_event_id)
+        assert b"\nid: " + bye.last_event_id.encode() in stream.text.rpartition(b"event: bye")[2]
         check_bye(stream, bye)
     with brief.live(LIVE.format(own), headers={**AUTH, "last-event-id": bye.last_event_id}) as stream:
         assert stream.next().json()["resume"] == "exact"
@@ -241,20 +250,33 @@ def test_without_a_subject_the_address_counts(narrow: Asker) -> None:
             assert refusal(stream).json()["reason"] == "busy"
 
 
-def test_a_crowd_beyond_what_begins_in_a_second_is_told_times_of_its_own(hasty: Asker) -> None:
-    pauses = []
-    for _ in range(20):
+def test_a_crowd_beyond_what_begins_in_a_second_is_told_when_to_come(hasty: Asker) -> None:
+    """How far apart these times are, `test_admission.py` shows, by a clock of its own."""
+
+    def come(_: int) -> int:
+        """In how many ms to come again; 0: it may stay."""
         with hasty.live(LIVE.format(topic())) as stream:
             block = stream.next()
-            if block.name == "bye":
-                check_bye(stream, block)
-                assert block.json()["reason"] == "busy"
-                pauses.append(block.json()["reconnect_ms"])
-    assert len(set(pauses)) == len(pauses) >= 10
-    assert pauses[0] >= 1000
-    problem = hasty.get(f"/stream/{topic()}/v1/poll?wait=5")
-    check_problem(problem, 429, "too_many_connects")
-    assert 1 <= int(problem.headers["retry-after"]) <= 60
+            if block.name == "hello":
+                return 0
+            assert (block.name, block.json()["reason"]) == ("bye", "busy")
+            assert stream.parser.retry_ms == block.json()["reconnect_ms"]
+            return int(block.json()["reconnect_ms"])
+
+    def poll(_: int) -> httpx.Response:
+        return hasty.get(f"/stream/{topic()}/v1/poll?wait=1")
+
+    told: list[int] = []
+    refused: list[httpx.Response] = []
+    with ThreadPoolExecutor(20) as crowd:
+        while len(told) < 10:  # a machine that is slow lets more of them begin
+            told += filter(None, crowd.map(come, range(20)))
+        while not refused:
+            refused += [answer for answer in crowd.map(poll, range(20)) if answer.status_code != 200]
+    assert 1000 <= min(told) <= max(told) <= 60_000
+    for problem in refused:
+        check_problem(problem, 429, "too_many_connects")
+        assert 1 <= int(problem.headers["retry-after"]) <= 60
     assert hasty.get(f"/stream/{topic()}/v1/poll").status_code == 200  # it begins nothing that lasts
 
 
@@ -299,7 +321,7 @@ def test_while_the_log_is_away_streams_are_told_to_come_back_and_others_when(tmp
             check_problem(asker.get(f"{LIVE.format(own)}?k=101"), 400, "bad_k")
             assert asker.get("/healthz").status_code == 200
             assert asker.page("/stream/status")["valkey"] == "away"
-            assert next(held._pieces) == b":\n\n"  # an open stream stays, and waits for the log
+            held.beats(1)  # an open stream stays, and waits for the log
             own_valkey.start()
             again = held.next()  # the new server has nothing of the old one's: the stream begins anew
             assert (again.name, again.json()["resume"]) == ("hello", "reset")
@@ -315,7 +337,7 @@ def test_a_client_that_leaves_is_noticed(narrow: Asker, half: bool) -> None:
         lines = [f"GET {LIVE.format(topic())} HTTP/1.1", f"Host: {url.host}", f"Authorization: {AUTH['authorization']}", "", ""]
         connection.sendall("\r\n".join(lines).encode())
         assert connection.recv(100)
-        assert narrow.page("/stream/status")["connections"] == 1
+        wait_for("it is counted", lambda: narrow.page("/stream/status")["connections"] == 1)
         if half:
             connection.shutdown(socket.SHUT_WR)
             wait_for_room(narrow)
