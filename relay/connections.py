@@ -21,7 +21,6 @@ import socket
 import stat
 import struct
 import sys
-import time
 from collections.abc import Container, Iterator
 from contextlib import suppress
 
@@ -30,8 +29,7 @@ KNOWN_MAX = 1_000_000
 UNSENT_BYTES = 128 << 10  # with 32 KB, clients that keep up got less
 INFO = struct.Struct("=B51xI72xQ")  # of `struct tcp_info` in linux/tcp.h: tcpi_state, tcpi_last_data_recv (ms), tcpi_bytes_received
 ESTABLISHED = 1
-FIND_S = 10.0  # the server listens a moment after it has started the application
-STEP_S = 0.005
+STEP_S = (0.005, 0.1)  # from one look to the next; the server listens a moment after it has started the application, or later
 
 
 async def limit_sends(port: int, limit_s: float) -> None:
@@ -39,14 +37,15 @@ async def limit_sends(port: int, limit_s: float) -> None:
     send, and closes the connection when nothing of it was taken for so long."""
     if not sys.platform.startswith("linux"):
         return
-    until = time.monotonic() + FIND_S
-    while time.monotonic() < until:
+    step_s = STEP_S[0]
+    while True:
         for found in sockets_on(port):
             if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limit_s * 1000))
                 found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
                 return
-        await asyncio.sleep(STEP_S)
+        await asyncio.sleep(step_s)
+        step_s = min(1.1 * step_s, STEP_S[1])
 
 
 async def limit_silence(port: int, limit_s: float) -> None:
