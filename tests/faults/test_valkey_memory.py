@@ -13,7 +13,7 @@ from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
-ROUNDS = 1000 if FULL_SIZE else 10  # of as many events as it took to reach the bounds
+ROUNDS = 500 if FULL_SIZE else 10  # of as many events as it took to reach the bounds
 TOPICS, BATCH = 4, 400
 BOUNDS = Retention(3_600_000, 500, 2000, 1000)
 FILLING = 3 * BOUNDS.journal_events // BATCH  # batches that reach the bounds
