@@ -16,14 +16,17 @@ ENV = {
     "RELAY_MAX_STREAMS_PER_SUB": "5000",
     "RELAY_PUBLIC_TOPICS": "public/**",
     "RELAY_TRUSTED_PROXIES": "127.0.0.1",
+    "RELAY_DRAIN_SECONDS": "5",  # and as long again until it is killed, which a busy machine may need
 }
 
 
 @pytest.fixture(scope="module")
 def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("own")).start()
-    yield server
-    server.kill()
+    server = Valkey(tmp_path_factory.mktemp("own"))
+    try:
+        yield server.start()
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from tests.servers import SECRET, Valkey
+from tests.waiting import LIMIT_S
 
 FOLDER = Path(__file__).parents[2] / "infra" / "functions"
 SHAPES = ("rest", "http-1", "http-2", "url")
@@ -71,7 +72,7 @@ class Instance:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            raise EOFError(f"the function ended with {self.process.wait(10)}")
+            raise EOFError(f"the function ended with {self.process.wait(LIMIT_S)}")
         return json.loads(line)
 
     def answer(self) -> Answer:
@@ -93,7 +94,8 @@ class Instance:
 @contextmanager
 def run_instance(valkey_url: str, env: Mapping[str, str] = {}) -> Iterator[Instance]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
-    settings = {"RELAY_JWT_SECRET": SECRET, "RELAY_VALKEY_URL": valkey_url, "RELAY_PUBLIC_TOPICS": "public/**", **env}
+    settings = {"RELAY_JWT_SECRET": SECRET, "RELAY_VALKEY_URL": valkey_url, "RELAY_VALKEY_SECONDS": f"{LIMIT_S:g}"}
+    settings |= {"RELAY_PUBLIC_TOPICS": "public/**", **env}
     process = subprocess.Popen(
         [sys.executable, "-c", RUNTIME],
         env={**clean, **settings, "PYTHONPATH": str(FOLDER)},

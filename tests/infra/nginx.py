@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.needs import need
 from tests.servers import free_port, stop, wait_until_listening
+from tests.waiting import LIMIT_S
 
 CONF = Path(__file__).parents[2] / "infra" / "nginx"
 TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")  # where Debian's may write only as root
@@ -58,11 +59,12 @@ def run_nginx(folder: Path, relay_ports: Sequence[int], changes: Mapping[str, st
         "error.log notice": "error.log info",  # so that the tests see all that may ever be in it
         **changes,
     }
-    for source in CONF.glob("*.conf"):
-        text = source.read_text()
+    texts = {source.name: source.read_text() for source in CONF.glob("*.conf")}
+    assert all(any(word in text for text in texts.values()) for word in words), "what isn't there can't be replaced"
+    for name, text in texts.items():
         for word, other in words.items():
             text = text.replace(word, other)
-        (folder / source.name).write_text(re.sub(r"^ *listen \[::\].*\n", "", text, flags=re.MULTILINE))
+        (folder / name).write_text(re.sub(r"^ *listen \[::\].*\n", "", text, flags=re.MULTILINE))
     write_relays(folder / "relays.conf", relay_ports)
     # Its workers would be another user, who may not read the tests' folders.
     options = f"daemon off;{f' user {pwd.getpwuid(0).pw_name};' if os.getuid() == 0 else ''}"
@@ -88,4 +90,4 @@ def make_certificate(folder: Path) -> None:
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", str(folder / "privkey.pem")]
     command = [openssl, "req", "-x509", "-days", "1", *subject, *key, "-out", str(folder / "fullchain.pem")]
-    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    subprocess.run(command, check=True, capture_output=True, timeout=LIMIT_S)

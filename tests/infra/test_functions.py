@@ -19,7 +19,7 @@ from relay.query import WAIT_MAX_S
 from relay.server import KILL_MARGIN_S
 from relay.servers import BLOCKING_MAX
 from relay.settings import SETTINGS, read_settings
-from tests.asking import AUTH, Asker
+from tests.asking import AUTH, Asker, asking
 from tests.bench.servers import descendants
 from tests.infra.functions import FOLDER, SHAPES, Instance, connections, run_instance
 from tests.needs import need
@@ -128,15 +128,20 @@ def test_what_is_no_poll_is_told_so(instance: Instance, shape: str) -> None:
 def test_a_poll_waits_for_an_event(instance: Instance, asker: Asker, valkey: Valkey) -> None:
     name = topic()
     (cursor,) = asker.publish(name, {"i": 1})
-    found: list[object] = []
+    found: list[int] = []
     target = f"/stream/{name}/v1/poll?cursor={cursor}&wait=20"
+
+    def poll() -> None:
+        while not found:  # on a busy machine it may have waited for all of its time
+            found.extend(numbers(instance.ask("url", target, AUTH).json()))
+
+    thread = threading.Thread(target=poll)
     before = valkey.info("blocked_clients")
-    thread = threading.Thread(target=lambda: found.append(instance.ask("url", target, AUTH).json()))
     thread.start()
     wait_for("the function waits", lambda: valkey.info("blocked_clients") > before)
     asker.publish(name, {"i": 2})
     thread.join(LIMIT_S)
-    assert numbers(found[0]) == [2]
+    assert found == [2]
 
 
 # An instance's life
@@ -158,6 +163,7 @@ def test_a_warm_instance_has_one_connection_and_nothing_in_the_background(own_va
         assert connections(own_valkey) == 1
         # Those who look count too.
         assert own_valkey.info("total_connections_received") - before == 3
+        need("Linux")
         assert os.listdir(f"/proc/{instance.process.pid}/task") == [str(instance.process.pid)]
 
 
@@ -176,21 +182,19 @@ def test_a_frozen_instance_whose_connection_was_dropped_answers_its_next_poll(ow
 
 def test_a_frozen_instance_behind_a_server_does_so_too(tmp_path: Path, own_valkey: Valkey, relay: Relay) -> None:
     """A container of Cloud Run, for instance, that gets no CPU between requests."""
-    function = Function(Relay(tmp_path, own_valkey.url)).start()
-    try:
-        with Asker(function.url) as asker:
-            target = f"/stream/{topic()}/v1/poll?cursor=earliest"
-            assert asker.page(target)["events"] == []
-            assert function.process
-            processes = [function.process.pid, *descendants(function.process.pid)]
-            for pid in processes:
-                os.kill(pid, signal.SIGSTOP)
-            assert own_valkey.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") >= 1
-            for pid in processes:
-                os.kill(pid, signal.SIGCONT)
-            assert asker.page(target)["events"] == []
-    finally:
-        function.kill()
+    need("Linux")
+    function = Function(Relay(tmp_path, own_valkey.url))
+    with asking(function) as asker:
+        target = f"/stream/{topic()}/v1/poll?cursor=earliest"
+        assert asker.page(target)["events"] == []
+        assert function.process
+        processes = [function.process.pid, *descendants(function.process.pid)]
+        for pid in processes:
+            os.kill(pid, signal.SIGSTOP)
+        assert own_valkey.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") >= 1
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+        assert asker.page(target)["events"] == []
 
 
 def test_an_outage_of_valkey_is_told_and_over_when_it_is_over(tmp_path: Path) -> None:
@@ -200,8 +204,8 @@ def test_an_outage_of_valkey_is_told_and_over_when_it_is_over(tmp_path: Path) ->
         away = instance.ask("http-2", target, AUTH)
         assert (away.status, away.json()["code"]) == (503, "unavailable")
         assert int(away.headers["retry-after"]) >= 1
-        server.start()
         try:
+            server.start()
             assert instance.ask("http-2", target, AUTH).status == 200
         finally:
             server.kill()
@@ -211,17 +215,19 @@ def test_an_outage_of_valkey_is_told_and_over_when_it_is_over(tmp_path: Path) ->
 
 
 def publish_by(language: str, relay_url: str, order: str) -> "subprocess.CompletedProcess[str]":
-    """The recipe's own example, called as the platform would."""
+    """The recipe's own example, called as the platform would; with the patience of the tests, since how busy the machine is, is no
+    answer that doesn't come."""
     environ = {**os.environ, "RELAY_URL": relay_url, "RELAY_TOKEN": token(publish=["orders/**"])}
     event = json.dumps({"order": order})
     if language == "python":
-        program = f"import json, publish; print(json.dumps(publish.handler({event}, None)))"
+        patience = f"ask = publish.urllib.request.urlopen; publish.urllib.request.urlopen = lambda it, timeout: ask(it, timeout={LIMIT_S})"
+        program = f"import json, publish; {patience}; print(json.dumps(publish.handler({event}, None)))"
         command = [sys.executable, "-S", "-c", program]  # without what is installed: it needs nothing of it
         environ["PYTHONPATH"] = str(FOLDER)
     else:
-        program = (
-            f"import {{ handler }} from {json.dumps(str(FOLDER / 'publish.mjs'))}; console.log(JSON.stringify(await handler({event})));"
-        )
+        script = json.dumps(str(FOLDER / "publish.mjs"))
+        call = f"console.log(JSON.stringify(await handler({event})));"
+        program = f"import {{ handler }} from {script}; AbortSignal.timeout = () => null; {call}"
         command = [need("Node"), "--input-type=module", "--eval", program]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
@@ -257,8 +263,10 @@ def test_a_function_repeats_with_the_same_key_what_got_no_answer(language: str) 
     Flaky.keys.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Flaky) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        done = publish_by(language, f"http://127.0.0.1:{server.server_port}", "7")
-        server.shutdown()
+        try:
+            done = publish_by(language, f"http://127.0.0.1:{server.server_port}", "7")
+        finally:
+            server.shutdown()
     assert json.loads(done.stdout) == {"id": "e.1-1.1-abcd"}
     assert Flaky.keys == ["paid-7"] * 3
 
