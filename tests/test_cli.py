@@ -6,8 +6,8 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import jwt
@@ -23,9 +23,12 @@ from tests.waiting import LIMIT_S, wait_for
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
     """Its directory's path is too long for a socket in it."""
-    relay = Relay(tmp_path_factory.mktemp("embedded") / ("long" * 25)).start()
-    yield relay
-    assert relay.stop() == 0
+    relay = Relay(tmp_path_factory.mktemp("embedded") / ("long" * 25), env={"RELAY_DRAIN_SECONDS": "10"})
+    try:
+        yield relay.start()
+        assert relay.stop() == 0
+    finally:
+        relay.kill()
 
 
 @pytest.fixture(scope="module")
@@ -280,20 +283,20 @@ def test_a_tail_from_a_place_of_another_log_says_so_and_begins_again(cli: Cli, o
     assert result.out.split() == ["1", "2"]
 
 
-def start_tail(relay: Relay, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "relay", "tail", *arguments],
-        env=relay.environ(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@contextmanager
+def tailing(relay: Relay, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "relay", "tail", *arguments]
+    with subprocess.Popen(command, env=relay.environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tail:
+        try:
+            yield tail
+        finally:
+            tail.kill()
 
 
 def test_a_tail_waits_for_what_comes(embedded: Relay, own_asker: Asker) -> None:
     own = topic()
     own_asker.publish(own, 1)
-    with start_tail(embedded, own, "--cursor", "earliest", "--count", "2") as tail:
+    with tailing(embedded, own, "--cursor", "earliest", "--count", "2") as tail:
         assert tail.stdout
         assert tail.stdout.readline() == "1\n"
         own_asker.publish(own, 2)
@@ -304,22 +307,21 @@ def test_a_tail_waits_for_what_comes(embedded: Relay, own_asker: Asker) -> None:
 def test_a_tail_whose_reader_has_seen_enough_ends_quietly(embedded: Relay, own_asker: Asker) -> None:
     own = topic()
     own_asker.publish(own, 1)
-    with start_tail(embedded, own, "--cursor", "earliest") as tail:
+    with tailing(embedded, own, "--cursor", "earliest") as tail:
         assert tail.stdout
         assert tail.stderr
         assert tail.stdout.readline() == "1\n"
         tail.stdout.close()
-        deadline = time.monotonic() + LIMIT_S
-        while tail.poll() is None:  # it notices at its next line
-            assert time.monotonic() < deadline
-            own_asker.publish(own, 2)
+        wait_for("it notices at its next line", lambda: own_asker.publish(own, 2) and tail.poll() is not None)
         assert (tail.stderr.read(), tail.returncode) == ("", 0)
 
 
 # How fast a relay is
 
 
-def test_bench_reads_every_event_on_every_stream_and_says_how_soon(cli: Cli, embedded: Relay) -> None:
+def test_bench_reads_every_event_on_every_stream_and_says_how_soon(cli: Cli, embedded: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("CONNECT_S", "SETTLE_S"):
+        monkeypatch.setattr(bench, limit, LIMIT_S)
     done = cli("bench", embedded.url, "--streams", "20", "--rate", "50", "--seconds", "0.2")
     assert (done.code, done.err) == (0, "")
     assert "\n200 of 200 deliveries" in done.out
