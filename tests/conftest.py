@@ -16,6 +16,7 @@ from tests import leftovers
 from tests.asking import Asker
 from tests.protocol.world import Function
 from tests.servers import SEAL_KEY, Relay, Valkey, token
+from tests.waiting import LIMIT_S
 
 # So that the shared relay's own limits don't get into the way of tests that open many streams at once.
 SHARED_ENV = {
@@ -30,7 +31,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 # How long an example takes is the machine's business.
-hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
 
 
@@ -163,7 +164,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, valkey: Valkey) -> Iterator[
 @pytest.fixture
 async def client(relay: Relay) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the shared relay with a token for everything."""
-    async with httpx.AsyncClient(base_url=relay.url, headers={"authorization": f"Bearer {token()}"}, timeout=10) as opened:
+    async with httpx.AsyncClient(base_url=relay.url, headers={"authorization": f"Bearer {token()}"}, timeout=LIMIT_S) as opened:
         yield opened
 
 
