@@ -18,6 +18,7 @@ import httpx
 
 import relay
 from relay.fetch import tls
+from relay.updates.addresses import is_public
 from relay.updates.feed import ANSWER_BYTES_MAX, FeedError
 from relay.updates.sources import Source
 
@@ -26,7 +27,6 @@ CONNECT_S = 5.0
 ADDRESSES_MAX = 4  # of a host that are tried
 REDIRECTS_MAX = 3
 RETRY_AFTER_MAX_S = 3600.0
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the way to an IPv4 address from a network without any
 GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -96,19 +96,6 @@ async def allowed_addresses(name: str, port: int, *, private: bool) -> list[str]
     if not allowed:
         raise FeedError(f"is at {', '.join(addresses[:3])}, an address of a private network: only private = true allows that")
     return allowed[:ADDRESSES_MAX]
-
-
-def is_public(text: str) -> bool:
-    """Whether an address is one of the internet's, and so is every other that it stands for."""
-    address = ipaddress.ip_address(text)
-    if isinstance(address, ipaddress.IPv6Address):
-        # What is nothing but another way to write an IPv4 address, or the way to one.
-        inner = ipaddress.IPv4Address(address.packed[-4:]) if address in NAT64 else address.ipv4_mapped
-        if inner:
-            return is_public(str(inner))
-        if address.is_site_local or (address.sixtofour and not is_public(str(address.sixtofour))):
-            return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def redirected(url: httpx.URL, location: str) -> httpx.URL:
