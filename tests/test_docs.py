@@ -22,6 +22,7 @@ from relay.openapi import PROBLEMS
 from relay.settings import SETTINGS, read_settings
 from relay.updates.sources import KEYS, KINDS, read_sources
 from tests.servers import SECRET, Relay, Valkey
+from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -161,8 +162,8 @@ def test_ci_runs_the_tests_as_the_readme_does() -> None:
 
 def test_the_example_in_python_runs(valkey: Valkey, relay: Relay) -> None:
     (example,) = fenced("python")
-    environ = {**os.environ, "RELAY_VALKEY_URL": valkey.url}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", example], env=environ, capture_output=True, text=True, timeout=60)
+    environ = {**os.environ, "RELAY_VALKEY_URL": valkey.url, "RELAY_VALKEY_SECONDS": "60"}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", example], env=environ, capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\d+ (True|False)\n", done.stdout)
 

@@ -18,11 +18,13 @@ from tests.servers import Relay, Valkey, topic
 
 pytestmark = pytest.mark.anyio
 
+PATIENT = {"RELAY_VALKEY_SECONDS": "60"}  # with a Valkey that gets little of a busy machine
+
 
 @pytest.fixture
 def settings(valkey: Valkey, relay: Relay) -> Settings:
     """Of a program that publishes: it needs no secret."""
-    return read_settings({"RELAY_VALKEY_URL": valkey.url}, needs_key=False)
+    return read_settings({"RELAY_VALKEY_URL": valkey.url, **PATIENT}, needs_key=False)
 
 
 async def test_an_event_is_published_and_answered_with_where_it_is(settings: Settings, asker: Asker) -> None:
@@ -101,7 +103,7 @@ async def test_a_log_that_is_away_is_told(tmp_path: Any) -> None:
 
 async def test_a_log_of_another_number_of_shards_is_told(valkey: Valkey, relay: Relay) -> None:
     with pytest.raises(SettingsError, match="RELAY_SHARDS=1"):
-        async with Publisher(read_settings({"RELAY_VALKEY_URL": valkey.url, "RELAY_SHARDS": "3"}, needs_key=False)):
+        async with Publisher(read_settings({"RELAY_VALKEY_URL": valkey.url, "RELAY_SHARDS": "3", **PATIENT}, needs_key=False)):
             pass
 
 
@@ -132,7 +134,8 @@ def test_it_gives_back_what_it_opened_if_it_cant_open(tmp_path: Any) -> None:
 
 @pytest.fixture
 def in_environment(valkey: Valkey, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RELAY_VALKEY_URL", valkey.url)
+    for name, value in {"RELAY_VALKEY_URL": valkey.url, **PATIENT}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.delenv("RELAY_JWT_SECRET", raising=False)
 
 

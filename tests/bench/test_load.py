@@ -12,6 +12,7 @@ import pytest
 from tests.bench import servers
 from tests.bench.run import Delivered
 from tests.needs import need
+from tests.waiting import LIMIT_S
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 HELLO = b'retry: 2000\n\nevent: hello\nid: e.0-0\ndata: {"time":1,"token_expires":2}\n\n'
@@ -45,14 +46,14 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def receive(load: pathlib.Path, answer: bytes, expected: int, read_bytes: int, *, closes: bool = False) -> Delivered:
     """What it says of a server that gives this answer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(10)
+        listener.settimeout(LIMIT_S)
         arguments = [str(load), "--port", str(listener.getsockname()[1]), "--hello", "event: hello"]
         arguments += ["--read-bytes", str(read_bytes)]
         with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             try:
                 connection, _ = listener.accept()
                 with connection:
-                    connection.settimeout(10)
+                    connection.settimeout(LIMIT_S)
                     connection.recv(65536)
                     connection.sendall(answer)
                     assert process.stdin is not None
