@@ -10,10 +10,11 @@ import httpx
 
 from tests.servers import token
 from tests.streams import Block, Parser, decoder
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, wait_for
 
 T = TypeVar("T")
 JSON = {"content-type": "application/json"}
+TRIES = 10
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:
@@ -114,6 +115,16 @@ def start_poll(asker: Asker, target: str) -> tuple[threading.Thread, list[Any]]:
     thread = threading.Thread(target=ask)
     thread.start()
     return thread, found
+
+
+def start_waiting_poll(asker: Asker, target: str) -> tuple[threading.Thread, list[Any]]:
+    """The same, once it is seen to wait. One whose wait was over before that is started anew."""
+    for _ in range(TRIES):
+        thread, found = start_poll(asker, target)
+        wait_for("it waits", lambda thread=thread: asker.page("/stream/status")["waiting_polls"] or not thread.is_alive())  # type: ignore[misc]
+        if thread.is_alive():
+            return thread, found
+    raise AssertionError(f"{target} is answered at once: {found}")
 
 
 class Live:
