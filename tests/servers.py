@@ -44,7 +44,7 @@ def token(
     publish: list[str] | None = None,
     admin: list[str] | None = None,
     status: str = "active",
-    ttl_s: float = 3600,
+    ttl_s: float = 86_400,  # some are made when a run begins, and a busy machine may take hours for it
     secret: str = SECRET,
     **claims: Any,
 ) -> str:
