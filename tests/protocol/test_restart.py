@@ -26,12 +26,13 @@ pytestmark = pytest.mark.anyio
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     world = World(tmp_path, 1)
     world.first = Relay(tmp_path / "embedded", "", ENV)
-    world.first.start()
     try:
+        world.first.start()
         async with open_http() as http:
             yield Scene(world, http, valkey.asyncio.Valkey())
     finally:
-        world.first.kill()
+        if world.first.process:
+            world.first.kill()
 
 
 async def test_a_relay_that_is_killed_comes_back_with_every_event_and_cursor(scene: Scene) -> None:

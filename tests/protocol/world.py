@@ -55,7 +55,11 @@ class Function:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until_listening(self.port, self.process)
+        try:
+            wait_until_listening(self.port, self.process)
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def kill(self) -> None:
@@ -83,10 +87,9 @@ class World:
         return self
 
     def kill(self) -> None:
-        for server in (self.first, self.second, self.function):
+        for server in (self.first, self.second, self.function, self.valkey):
             if server.process:
                 server.kill()
-        self.valkey.kill()
 
     def relays(self) -> list[Relay]:
         return [self.first, self.second]
