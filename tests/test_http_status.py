@@ -12,13 +12,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import relay as relay_package
-from relay.event import Retention
 from relay.fleet import Figures, Kept, find_differences
 from relay.keys import Keyring
 from relay.log import open_log
 from relay.status_page import page
 from tests.asking import AUTH, Asker, asking, bearer, check_problem
-from tests.servers import SEAL_KEY, Relay, Valkey, topic
+from tests.servers import DEFAULT_RETENTION, SEAL_KEY, Relay, Valkey, topic
 from tests.waiting import LIMIT_S, wait_for
 
 DAY_MS = 86_400_000
@@ -211,7 +210,7 @@ def counts(asker: Asker, name: str, value: object) -> bool:
 
 @pytest.mark.anyio
 async def test_a_process_that_says_nothing_more_is_forgotten(valkey: Valkey) -> None:
-    async with asyncio.timeout(LIMIT_S), open_log(valkey.url, 1, Retention(60_000, 100, 100, 60_000), LIMIT_S) as log:
+    async with asyncio.timeout(LIMIT_S), open_log(valkey.url, 1, DEFAULT_RETENTION, LIMIT_S) as log:
         await log.report("killed", b"{}", DAY_MS)
         await log.report("alive", b"{}", DAY_MS)
         assert {"killed", "alive"} <= set(await log.reports(DAY_MS))

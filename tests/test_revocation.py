@@ -12,14 +12,13 @@ import pytest
 from relay.auth import Identity
 from relay.denial import Denial, Denials, names_of_topic
 from relay.errors import Forbidden, Unauthorized
-from relay.event import Retention
 from relay.guard import Permit
 from relay.log import Log
 from relay.records import Records
 from relay.standing import Standing
 from relay.topic import Patterns, patterns_of
 from tests.asking import Asker, Live, bearer, check, check_bye, check_problem
-from tests.servers import Valkey, token, topic
+from tests.servers import DEFAULT_RETENTION, Valkey, token, topic
 from tests.streams import Block
 from tests.waiting import LIMIT_S, wait_for
 
@@ -279,7 +278,7 @@ async def test_a_denial_is_kept_as_long_as_its_tokens_last_and_they_are_not_too_
     monkeypatch.setattr("relay.records.DENIALS_MAX", 3)
     own, key = "{relay:0}:denials", Denial(sub="first")
     valkey.ask("RENAMENX", own, "kept") if valkey.ask("EXISTS", own) else None
-    log = Log(valkey.url, 1, Retention(60_000, 100, 100, 60_000), LIMIT_S)
+    log = Log(valkey.url, 1, DEFAULT_RETENTION, LIMIT_S)
     try:
         records = Records(log, 1000)
         since_s = await records.deny(key)
@@ -306,7 +305,7 @@ async def test_a_denial_is_kept_as_long_as_its_tokens_last_and_they_are_not_too_
 
 @pytest.mark.anyio
 async def test_who_was_let_in_before_a_denial_and_enters_behind_it_is_ended(valkey: Valkey) -> None:
-    log = Log(valkey.url, 1, Retention(60_000, 100, 100, 60_000), LIMIT_S)
+    log = Log(valkey.url, 1, DEFAULT_RETENTION, LIMIT_S)
     try:
         standing = Standing(log, Records(log, 1000), None, 30)
         await standing.renew()
@@ -321,7 +320,7 @@ async def test_who_was_let_in_before_a_denial_and_enters_behind_it_is_ended(valk
 
 @pytest.mark.anyio
 async def test_a_process_whose_tail_begins_anew_ends_what_was_denied_meanwhile(valkey: Valkey) -> None:
-    log = Log(valkey.url, 1, Retention(60_000, 100, 100, 60_000), LIMIT_S)
+    log = Log(valkey.url, 1, DEFAULT_RETENTION, LIMIT_S)
     try:
         records = Records(log, 1000)
         standing = Standing(log, records, None, 30)

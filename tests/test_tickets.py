@@ -8,14 +8,13 @@ import pytest
 
 from relay.auth import LEEWAY_S, Grants, Identity
 from relay.errors import TooMany, Unauthorized
-from relay.event import Retention
 from relay.guard import Permit
 from relay.log import Log
 from relay.records import TICKET_S, Records
 from relay.standing import Standing
 from relay.topic import Patterns
 from tests.asking import AUTH, JSON, Asker, asking, bearer, check_problem
-from tests.servers import Relay, Valkey, topic
+from tests.servers import DEFAULT_RETENTION, Relay, Valkey, topic
 from tests.test_revocation import all_of, end_of, revoke
 from tests.waiting import LIMIT_S, in_time, wait_for
 
@@ -182,7 +181,7 @@ def test_while_valkey_is_away_nobody_can_tell_whose_a_ticket_is(tmp_path: Path) 
 
 @pytest.mark.anyio
 async def test_an_open_stream_uses_its_ticket(valkey: Valkey) -> None:
-    log = Log(valkey.url, 1, Retention(60_000, 100, 100, 60_000), LIMIT_S)
+    log = Log(valkey.url, 1, DEFAULT_RETENTION, LIMIT_S)
     try:
         records = Records(log, 1000)
         now = int(time.time())
@@ -210,7 +209,7 @@ async def test_an_open_stream_uses_its_ticket(valkey: Valkey) -> None:
 @pytest.mark.anyio
 async def test_nobody_gets_tickets_without_end(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.records.TICKETS_MAX", 2)
-    log = Log(valkey.url, 1, Retention(60_000, 100, 100, 60_000), LIMIT_S)
+    log = Log(valkey.url, 1, DEFAULT_RETENTION, LIMIT_S)
     try:
         records = Records(log, 1000)
         greedy = Identity("greedy", Grants(SOME), expires_s=int(time.time()) + 1000)

@@ -70,10 +70,14 @@ def test_a_flood_of_bad_tokens_is_refused_and_leaves_nothing(target: Relay, othe
             assert other.client.get(path, headers={"authorization": f"Bearer {text}"}).status_code == 401
         return sum(map(len, texts))
 
-    flood(FLOOD // 10)  # what is made once is there by now
-    memory, lines = memory_kib(other), target.log().count("\n")
-    came = flood(FLOOD)
-    assert (memory_kib(other) - memory) * 1024 < came / 2
+    def grows() -> bool:
+        before = memory_kib(other)
+        came = flood(FLOOD)
+        return (memory_kib(other) - before) * 1024 > came / 2
+
+    lines = target.log().count("\n")
+    # What the server makes once, it makes in its own time. What is kept of each token makes every flood grow it.
+    assert not all(grows() for _ in range(10))
     assert target.log().count("\n") - lines < FLOOD / 100  # whatever else it has to say
     check_problem(other.get(path, headers={"authorization": "Bearer a.b.c"}), 401, "bad_token")
 

@@ -139,7 +139,7 @@ class Connections:
             self._open.append(await asyncio.open_connection("127.0.0.1", self.nginx.port, ssl=http1))
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *error: object) -> None:
         for _, writer in self._open:
             writer.transport.abort()
 
