@@ -5,6 +5,7 @@ A laptop skips those tests, with that command as the reason, and the run ends wi
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,12 @@ def postgres() -> str | None:
     return program("postgres")() or (str(found[-1]) if found else None)
 
 
+def package_index() -> str | None:
+    """Whether pip is here, and reaches an index by whatever settings it has."""
+    asked = subprocess.run([sys.executable, "-m", "pip", "index", "versions", "uv"], capture_output=True, check=False)
+    return "pip" if asked.returncode == 0 else None
+
+
 def network_admin() -> str | None:
     """Whether this process has that capability, which a root in a container may lack: see capabilities(7), number 12."""
     try:
@@ -47,6 +54,7 @@ TOOLS: dict[str, tuple[Callable[[], str | None], str]] = {
     "kubectl": (program("kubectl"), "https://kubernetes.io/docs/tasks/tools/"),
     "nginx": (program("nginx"), "apt-get install nginx"),
     "Node": (program("node"), "apt-get install nodejs npm"),
+    "pip and an index": (package_index, "python3 -m ensurepip, and a network"),
     "openssl": (program("openssl"), "apt-get install openssl"),
     "PostgreSQL": (postgres, "apt-get install postgresql"),
     "Linux": (lambda: sys.platform if sys.platform == "linux" else None, "a machine or a container with Linux"),

@@ -115,19 +115,31 @@ async def running(command: list[str], read: Read, directory: Path) -> AsyncItera
         await listening
 
 
-def commands(directory: Path, url: str) -> list[tuple[list[str], Read]]:
-    """What to run, and how to read what it prints. Node looks for packages beside its script."""
-    node = need("Node")
+CLIENTS = ("old.mjs", "node.mjs", "follow.py", "curl.sh")
+
+
+def command(name: str, directory: Path, url: str) -> tuple[list[str], Read]:
+    """What to run, and how to read what it prints."""
+    match name:
+        case "old.mjs":
+            (directory / name).write_text(OLD_EVENT_SOURCE)
+            return [*node(directory), name, url], json_line
+        case "node.mjs":
+            shutil.copy(RECIPES / name, directory)
+            return [*node(directory), name, url, "update"], json_line
+        case "follow.py":
+            return [sys.executable, str(RECIPES / name), url], json_line
+        case _:
+            need("curl")
+            return ["sh", str(RECIPES / name), url, "last-id.txt"], stream_line()
+
+
+def node(directory: Path) -> list[str]:
+    """It looks for packages beside its script."""
     need_package("eventsource")
-    (directory / "node_modules").symlink_to(MODULES)
-    (directory / "old.mjs").write_text(OLD_EVENT_SOURCE)
-    shutil.copy(RECIPES / "node.mjs", directory)
-    return [
-        ([node, "old.mjs", url], json_line),
-        ([node, "node.mjs", url, "update"], json_line),
-        ([sys.executable, str(RECIPES / "follow.py"), url], json_line),
-        (["sh", str(RECIPES / "curl.sh"), url, "last-id.txt"], stream_line()),
-    ]
+    if not (directory / "node_modules").exists():
+        (directory / "node_modules").symlink_to(MODULES)
+    return [need("Node")]
 
 
 def data(number: int) -> dict[str, Any]:
@@ -163,10 +175,10 @@ async def live_through_a_kill(clients: list[Client], here: str, mortal: Relay, o
 
 
 async def test_clients_of_others_miss_nothing_when_their_server_is_killed(tmp_path: Path, mortal: Relay, client: httpx.AsyncClient) -> None:
-    need("curl")
     here = topic()
     async with AsyncExitStack() as stack:
-        runs = [running(*command, tmp_path) for command in commands(tmp_path, f"{mortal.url}/stream/{here}/v1/live")]
+        url = f"{mortal.url}/stream/{here}/v1/live"
+        runs = [running(*command(name, tmp_path, url), tmp_path) for name in CLIENTS]
         await live_through_a_kill([await stack.enter_async_context(run) for run in runs], here, mortal, client)
         *_, last = await asyncio.to_thread(log_ids, mortal, here)
         kept = tmp_path / "last-id.txt"
@@ -182,9 +194,9 @@ def log_ids(relay: Relay, here: str) -> list[str]:
 @pytest.mark.parametrize("name", ["node.mjs", "follow.py", "curl.sh"])
 async def test_a_recipe_ends_when_it_is_refused_for_good(relay: Relay, tmp_path: Path, name: str) -> None:
     url = f"{relay.url}/stream/{topic()}/v1/live"
-    (command,) = [command for command, _ in commands(tmp_path, url) if any(part.endswith(name) for part in command)]
+    arguments, _ = command(name, tmp_path, url)
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=tmp_path, env={**os.environ, "RELAY_TOKEN": "none"}, stderr=subprocess.PIPE
+        *arguments, cwd=tmp_path, env={**os.environ, "RELAY_TOKEN": "none"}, stderr=subprocess.PIPE
     )
     try:
         async with asyncio.timeout(LIMIT_S):

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.needs import need
 from tests.servers import free_port
 from tests.waiting import LIMIT_S, wait_for
 
@@ -103,6 +104,7 @@ def test_numbers_of_the_made_up_provider_come_by_the_job_into_the_log_and_all_en
 
 
 def test_the_provider_ends_with_a_demo_that_is_killed(demo: Demo) -> None:
+    need("Linux")  # whose kernel ends a child with its parent
     assert demo.upstream_is_here()
     demo.process.kill()
     demo.process.wait(LIMIT_S)

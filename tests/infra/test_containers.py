@@ -115,6 +115,7 @@ def may_unshare() -> bool:
 
 @pytest.mark.timeout(4 * STEP_S)
 def test_the_image_serves_with_nothing_to_write_but_tmp_and_stops_at_a_signal(own_valkey: Valkey) -> None:
+    need("pip and an index")
     # Not below /tmp, which the image has for itself.
     with tempfile.TemporaryDirectory(prefix="edge-relay-image-", dir="/var/tmp") as folder:
         image = build(Path(folder))
