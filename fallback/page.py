@@ -165,7 +165,8 @@ def pace_ms(query: ReadQuery, page: Page, load: float) -> int:
 def etag(query: ReadQuery, page: Page, coding: str) -> str:
     """Holds what was asked, and what was found. (RFC 9110, section 8.8.3)"""
     asked = (query.topics, query.version, sorted(query.names or ()), query.limit, query.newest, coding)
-    found = (page.cursor(query.topics), page.resume, len(page.items), page.items[0] if page.items else b"")
+    gaps = [(gap.topic, gap.lost, gap.first_n) for gap in page.gaps]
+    found = (page.cursor(query.topics), page.resume, gaps, page.more, len(page.items), page.items[0] if page.items else b"")
     return f'"{hashlib.blake2s(repr((asked, found)).encode(), digest_size=12).hexdigest()}"'
 
 

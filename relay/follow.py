@@ -470,8 +470,7 @@ class Streams:
     def _cursor(self, reader: Reader) -> str:
         audience = reader.audience
         places = reader.places or self.hub.places(audience)
-        n = reader.n if reader.places else audience.n
-        return write_cursor(places, n if audience.single else None, audience.single)
+        return write_cursor(places, reader.number if audience.single else None, audience.single)
 
     def _hello(self, reader: Reader, verdict: str) -> bytes:
         cursor = self._cursor(reader)

@@ -90,7 +90,7 @@ class Reader:
         self.audience = audience
         self.connection = ""  # its name in log lines
         self.places: dict[int, Place] | None = None
-        self.n: int | None = None  # a single topic's number at its place
+        self.n: int | None = None  # a single topic's number at its place, or at the one where it became live; perhaps its client's word
         self.newest: int | None = None  # k, with which it begins, and begins anew after a reset
         self.starts: dict[str, tuple[int, int]] | None = None  # topics of which it wants only what is after a later id
         self.told: dict[str, Place] | None = None  # on several topics, where the gaps end that it was told of
@@ -110,6 +110,12 @@ class Reader:
         self.beats: set[Reader] = set()  # those who get their heartbeats together with it
         self.token_expires: int | None = None
         self.expires = False  # whether its deadline is its token's or its subscription's end
+
+    @property
+    def number(self) -> int | None:
+        """Its single topic's number at its place. While it is live, its own holds as long as the audience has none: nothing came since."""
+        shared = self.audience.n
+        return self.n if self.places is not None or shared is None else shared
 
 
 class Audience:
@@ -135,7 +141,8 @@ class Audience:
         self.single = topics[0] if len(topics) == 1 else ""
         self.readers = 0
         self.live: set[Reader] = set()
-        self.n: int | None = None  # a single topic's number at the hub's place, if known
+        # A single topic's number at the hub's place, if known: by the log or by an event, never by what a client says.
+        self.n: int | None = None
         self.pushed_ms = 0  # of the newest event that was pushed to it
         self.hidden = 0  # how many events of its topics its filter hid
         self.hides = False  # whether the newest of them all is such a one
@@ -336,8 +343,7 @@ class Hub:
         assert reader.places is not None
         if any(self.rings[shard].place != place for shard, place in reader.places.items()):
             return False
-        if audience.n is None:
-            audience.n = reader.n
+        # Its number stays its own: a client may have said it, and the audience's is told to all.
         reader.places = reader.starts = reader.looked = reader.told = None
         reader.live = True
         audience.live.add(reader)
@@ -348,8 +354,8 @@ class Hub:
         """From now on a live reader has a place of its own: the hub's of this moment."""
         reader.audience.live.discard(reader)
         reader.live = False
+        reader.n = reader.number
         reader.places = self.places(reader.audience)
-        reader.n = reader.audience.n
         reader.sending = sending
         self._behind += 1
 

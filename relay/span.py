@@ -114,7 +114,8 @@ def find_gap(topic: TopicRead, end: Place, n: int | None, old: bool) -> Gap | No
         lost, first_n = None, first.n if first else None
     else:
         first_n = first.n if first else head.n + 1 if head else None
-        counted = head is not None and n is not None and n >= head.first_n - 1
+        # A number outside of what this life can have had there is no number of it: of an earlier life, or made up.
+        counted = head is not None and n is not None and first_n is not None and head.first_n - 1 <= n < first_n - 1
         lost = first_n - 1 - n if counted and n is not None and first_n is not None else None
     return Gap(
         topic.topic,

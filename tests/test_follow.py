@@ -136,3 +136,22 @@ async def test_streams_are_to_end_at_times_of_their_own_in_the_last_tenth_of_the
     assert max(ends_s) <= time.time() + 3600 + 1 / follow.SLOTS_A_SECOND
     assert len(ends_s) > 30
     assert streams._deadlines == {}
+
+
+@pytest.mark.parametrize("claimed", [0, 3, 10**15])
+async def test_what_a_client_says_it_has_counted_is_told_to_nobody_else(claimed: int) -> None:
+    hub, log = Hub(1), SlowLog(place(10), 4)
+    hub.start(0, place(10))
+    log.answers.set()
+    streams = Streams(cast(Log, log), hub, Pace(15, 25, 3600, 30), Unobserved(), lambda problem: None, STANDING)
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as running:
+        stranger, honest = Connection(), Connection()
+        for connection, start in (
+            (stranger, Start((T,), "v1", places={0: place(10)}, n=claimed)),
+            (honest, Start((T,), "v1")),
+        ):
+            running.create_task(streams.run(start, [], connection.receive, connection.send))
+            await connection.greeted.wait()
+        await streams.drain(0)
+    numbers = [[parse_cursor(id).n for id in connection.ids] for connection in (stranger, honest)]
+    assert numbers == [[claimed, 4], [4, 4]]

@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from fallback.page import Page, etag
+from relay.cursor import Place
+from relay.query import parse_read
+from relay.span import Gap
 from tests.asking import AUTH, Asker, asking, bearer, check_problem, start_poll, start_waiting_poll
 from tests.protocol.world import Function
 from tests.servers import Relay, token, topic
@@ -239,6 +244,15 @@ def test_what_is_asked_for_otherwise_has_another_tag(asker: Asker) -> None:
     ]
     tags = [asker.get(target).headers["etag"] for target in targets]
     assert len(set(tags)) == len(targets)
+
+
+def test_what_is_told_otherwise_has_another_tag() -> None:
+    """Two clients with different numbers at one place are told that different numbers are missing, of the same events."""
+    query = parse_read("v1", "a/b/t", b"cursor=earliest", "")
+    places, page = {0: Place("e", 990, 20)}, Page([], {}, 9, False, "gap", [], 990, 1000)
+    gaps = [[Gap("a/b/t", lost, 10, None, places[0], 9)] for lost in (None, 4, 5)]
+    pages = [msgspec.structs.replace(page, places=places, gaps=told, more=more) for told in gaps for more in (False, True)]
+    assert len({etag(query, each, "") for each in pages}) == len(pages)
 
 
 def test_a_tag_is_compared_only_after_the_token(asker: Asker) -> None:

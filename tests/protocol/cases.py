@@ -65,6 +65,19 @@ class Ask(msgspec.Struct, frozen=True):
     start: str = "now"
 
 
+class Claim(msgspec.Struct, frozen=True):
+    """The client goes on with a number of its own making in its cursor."""
+
+    n: int
+
+
+class Strangers(msgspec.Struct, frozen=True):
+    """Others are live on a topic, who came with its end and a number of their own making. They stay."""
+
+    topic: str
+    n: int
+
+
 class Mark(msgspec.Struct, frozen=True):
     """The client's state is stored."""
 
@@ -101,7 +114,24 @@ class Restart(msgspec.Struct, frozen=True):
     meanwhile: str = ""
 
 
-Step = Publish | Read | ReadSome | Glimpse | LoseAnswer | Cut | Ask | Mark | Back | Sync | Trim | DropRings | Flush | Restart
+Step = (
+    Publish
+    | Read
+    | ReadSome
+    | Glimpse
+    | LoseAnswer
+    | Cut
+    | Ask
+    | Claim
+    | Strangers
+    | Mark
+    | Back
+    | Sync
+    | Trim
+    | DropRings
+    | Flush
+    | Restart
+)
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -405,6 +435,36 @@ CASES = [
         Publish("A A"),
         Trim("A", 1),
         Read("A5", "gap", (Gap("A", 1, 5),)),
+    ),
+    # Numbers that nobody gave
+    *(
+        case(
+            f"what others say they had counted is theirs alone, {n}",
+            Publish("A A"),
+            Strangers("A", n),
+            Read(resume="new"),
+            Cut(),
+            Publish("A A A"),
+            Trim("A", 1),
+            Read("A5", "gap", (Gap("A", 2, 5),)),
+            shards=BOTH,
+        )
+        for n in (0, 10**15)
+    ),
+    case(
+        "who says it had counted more than there is is told no number",
+        FROM_EARLIEST,
+        Publish("A"),
+        Read("A1"),
+        Cut(),
+        Claim(10**15),
+        Publish("A A A"),
+        Trim("A", 1),
+        Read("A4", "gap", (Gap("A", None, 4),)),
+        Cut(),
+        Publish("A A"),
+        Trim("A", 1),
+        Read("A6", "gap", (Gap("A", 1, 6),)),
     ),
     # Pages
     case(

@@ -7,7 +7,7 @@ import pytest
 from tests.protocol import cases
 from tests.protocol.cases import CASES, Case, Read, Step
 from tests.protocol.doors import Client, Door, Got, LongPolling, Mixed, Polling, Streaming
-from tests.protocol.world import Scene, World
+from tests.protocol.world import Scene, World, with_number
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +55,7 @@ async def test_a_client_gets_each_retained_event_once_and_in_order_and_is_told_o
         await play(case, Client(scene), door)
     finally:
         await door.cut()
+        await scene.strangers.aclose()
 
 
 async def play(case: Case, client: Client, door: Door) -> None:
@@ -106,6 +107,11 @@ async def act(step: Step, client: Client, door: Door) -> None:
         case cases.Ask():
             await door.cut()
             client.ask = step
+        case cases.Claim(n):
+            await door.cut()
+            client.cursor = with_number(client.cursor, n)
+        case cases.Strangers(topic, n):
+            await scene.let_in_strangers(topic, n)
         case cases.Sync():
             await door.sync(client)
         case cases.Trim(topic, keep):

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,7 +21,9 @@ import valkey.asyncio
 
 from relay.cursor import parse_cursor
 from relay.log import shard_of
+from relay.query import SEALED, VERSIONS
 from tests.servers import SEAL_KEY, Relay, Valkey, free_port, token, wait_until_listening
+from tests.streams import CODINGS, Stream, open_stream
 from tests.waiting import LIMIT_S
 
 # A node of a stream holds one entry, so that what a relay trims by whole nodes is exact.
@@ -116,6 +120,7 @@ class Scene:
     records: dict[str, list[Record]] = field(default_factory=dict)  # by letter, as published
     by_id: dict[str, Record] = field(default_factory=dict)
     by_key: dict[str, Record] = field(default_factory=dict)
+    strangers: AsyncExitStack = field(default_factory=AsyncExitStack)  # streams that stay open beside the client
 
     def topic(self, letter: str) -> str:
         """Letters go round the shards: A is in the first one, B in the second."""
@@ -214,6 +219,23 @@ class Scene:
         topics = [new_topic("filler", shard, self.world.shards) for shard in shards]
         await self._post(self.world.first, [{"topic": topic, "event": "filler", "data": None} for topic in topics], None)
 
+    # Who else there is
+
+    async def let_in_strangers(self, letter: str, n: int) -> None:
+        """The first in each audience of a topic: whoever comes after them has the same bytes."""
+        url = f"/stream/{self.topic(letter)}"
+        for relay in self.world.relays():
+            page = (await self.http.get(f"{relay.url}{url}/v1/poll")).raise_for_status().json()
+            position = {"last-event-id": with_number(page["cursor"], n)}
+            for version, coding in [*product(VERSIONS[:1], CODINGS), (SEALED, "identity")]:
+                headers = {**position, "accept-encoding": coding}
+                stream = await self.strangers.enter_async_context(
+                    open_stream(self.http, f"{relay.url}{url}/{version}/live", headers=headers)
+                )
+                hello = await stream.next()
+                assert (hello.json()["resume"], hello.last_event_id) == ("exact", position["last-event-id"])
+                self.strangers.callback(hold, stream)
+
     # What the servers say of themselves
 
     async def status(self, relay: Relay) -> dict[str, Any]:
@@ -266,6 +288,16 @@ class Scene:
             return int((await self.status(relay))["waiting_polls"]) > 0
         # The tails block on the journals, and a waiting poll of the function on streams of topics.
         return int((await self.valkey.info("clients"))["total_blocking_keys"]) > self.world.shards
+
+
+def hold(stream: Stream) -> None:
+    """Whose answer nobody reads any more is closed once nothing refers to it."""
+
+
+def with_number(cursor: str, n: int) -> str:
+    """A single topic's cursor with another number in it."""
+    place, _, tag = cursor.rpartition("-")
+    return f"{place.rpartition('.')[0]}.{n}-{tag}"
 
 
 def new_topic(kind: str, shard: int, shards: int) -> str:

@@ -22,7 +22,8 @@ Audiences  Readers with the same topics and filter get one chunk per batch, all 
 Live       A reader is live (its place equals the hub's) or behind (it has its own); it joins behind. Who is behind goes on by its
            own place: from the ring if that is an entry of it or the one just before, else from the log. Who has read the log to
            its end and still isn't where the hub is looks again after any step that the tail took since that read began. Equal
-           reads are done once.
+           reads are done once. Who begins at now has the topic's number as the tail knows it, by an event. What number a client
+           says is for that client alone: it may say any.
 Fan-out    A batch goes to the live only. A send that finds the one before unfinished makes its reader behind; nothing is skipped.
 Pages      A page's cursor is the smallest place to which a topic was read, if it wasn't read to its end; nothing beyond it is
            delivered.
@@ -64,6 +65,7 @@ FAULTS = {
     "one-shard-resets": "Reset: the other shards stay where they are",
     "p-unread": "Gap: nobody looks at what came before the first entry",
     "lost-across-lives": "Gap: numbers of two lives of a topic are subtracted",
+    "lost-below-nothing": "Gap: whatever number a client says is subtracted",
     "short-heads": "Gap: a topic's head dies with its events",
     "old-cursors-trusted": "Gap: nobody looks at a cursor's age",
     "tail-from-newest": "Tail: after a batch it goes on from the newest entry, as with `$`",
@@ -75,6 +77,7 @@ FAULTS = {
     "topic-by-topic": "Audiences: a chunk has one topic after the other",
     "audience-unfiltered": "Audiences: readers with other filters share a chunk",
     "joins-live": "Live: a reader that brings a place joins as live",
+    "claims-are-shared": "Live: the number that a reader brings is its audience's, if that has none",
     "live-when-ahead": "Live: who isn't behind the hub is live",
     "ahead-waits-for-events": "Live: who is ahead looks again after batches only",
     "steps-from-landing": "Live: who is ahead misses the steps that the tail took during its read",
@@ -398,9 +401,14 @@ class Log:
             return gap
         if came_before <= place.id or "p-unread" in faults:
             return None
-        if head and n is not None and gap.first_n and (n >= head.first_n - 1 or "lost-across-lives" in faults):
+        if head and n is not None and gap.first_n and self._can_be(n, head, gap.first_n):
             return gap._replace(lost=gap.first_n - 1 - n)
         return gap
+
+    def _can_be(self, n: int, head: Head, first_n: int) -> bool:
+        """Whether a client may have counted so far in this life, and be told that something after it is gone."""
+        least, most = head.first_n - 1, first_n - 2
+        return (n >= least or "lost-across-lives" in self.env.faults) and (n <= most or "lost-below-nothing" in self.env.faults)
 
     def _number(self, topics: str, n: int | None, events: Sequence[Event], end: Place) -> int | None:
         head = self.heads.get(topics)
@@ -472,6 +480,7 @@ class Hub:
         self.place = shard.log.end()
         self.base = self.place  # just before the ring
         self.ring: tuple[Event, ...] = ()
+        self.numbers: dict[str, int] = {}  # by topic, at this place, where it is known
         self.steps = 0
 
     def step(self, most: int) -> None:
@@ -495,6 +504,7 @@ class Hub:
         return doubtful and not self.shard.log.valid(self.place) and "tail-place-unchecked" not in self.faults
 
     def _return_to_end(self) -> None:
+        self.numbers = {}
         if "return-keeps-live" not in self.faults:
             for stream in self.process.live(self.shard.number):
                 stream.live = False
@@ -511,6 +521,7 @@ class Hub:
                 chunks[audience] = stream.frames(self.shard.number, ordered)
             stream.push(self.shard.number, chunks[audience], batch)
         self.place = self.shard.log.end() if "tail-from-newest" in self.faults else batch[-1].place
+        self.numbers |= {event.topic: event.n for event in batch}
         self._keep(batch)
 
     def _keep(self, batch: tuple[Event, ...]) -> None:
@@ -589,7 +600,12 @@ class Stream:
             self.starts_over = "new"
             self._begin(self.ask.k, share=True)
         else:
+            self.n = self._numbers.get(self.ask.topics)
             self._hello("new")
+
+    @property
+    def _numbers(self) -> dict[str, int]:
+        return self.hubs[min(self.hubs)].numbers
 
     def cursor(self) -> Cursor:
         return self._cursor(self.places, self.n)
@@ -640,6 +656,8 @@ class Stream:
         self.live = all(self._met(place, self.hubs[shard].place) for shard, place in self.places.items())
         if self.live and not self.greeted:
             self._hello("exact")
+        if self.live and self.n is not None and "claims-are-shared" in self.faults:
+            self._numbers.setdefault(self.ask.topics, self.n)
         return self.live
 
     def _met(self, place: Place, hub: Place) -> bool:

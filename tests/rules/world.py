@@ -23,7 +23,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-from .model import IDEMPOTENCY_MS, Appended, Ask, Draft, Env, Frame, Page, Process, Shape, Shard, Stream
+from .model import IDEMPOTENCY_MS, Appended, Ask, Cursor, Draft, Env, Frame, Gap, Page, Process, Shape, Shard, Stream, cursor_of, page
 from .promise import Client, Violation
 
 T = TypeVar("T")
@@ -89,6 +89,15 @@ class Choose(NamedTuple):
     topics: str
 
 
+class Claim(NamedTuple):
+    """A stranger comes with a place of this log and a number of its own making, and leaves again."""
+
+    process: int
+    topic: str
+    n: int
+    first: bool = False  # its place is the journal's first, else the hub's
+
+
 class Heartbeat(NamedTuple):
     process: int
 
@@ -141,7 +150,7 @@ class Lose(NamedTuple):
 
 
 Operation = (
-    Publish | Tail | Step | Take | Connect | Cut | Poll | Choose | Heartbeat | Close | Drain | Kill
+    Publish | Tail | Step | Take | Connect | Cut | Poll | Choose | Claim | Heartbeat | Close | Drain | Kill
     | Wait | Replicate | Restart | Failover | Flush | Lose
 )  # fmt: skip
 Answer = Appended | Page | Sequence[Frame] | None
@@ -192,6 +201,8 @@ class World:
                 self.clients[client].cut()
             case Choose(client, topics):
                 self.clients[client].choose(topics)
+            case Claim():
+                self._claim(operation)
             case Wait(ms):
                 self.env.now += ms
             case Heartbeat() | Close() | Drain() | Kill():
@@ -199,6 +210,24 @@ class World:
             case _:
                 self._do_to_shard(operation)
         return None
+
+    def _claim(self, claim: Claim) -> None:
+        """Whatever it says, the world goes on, and it is told of no less than nothing."""
+        process, ask, wire = self.processes[claim.process], Ask(claim.topic), list[Frame]()
+        number = self.shape.shard_of(claim.topic)
+        hub, journal = process.hubs[number], self.shards[number].log.journal
+        place = journal[0].place if claim.first and journal else hub.place
+        cursor: Cursor = cursor_of(self.shape, ask, {number: place}, claim.n)
+        stream = Stream(process, ask, cursor, wire)
+        told: list[Gap] = []
+        for _ in range(4):
+            stream.step(100, share=True)
+            told += [frame.data for frame in wire if isinstance(frame.data, Gap)]
+            wire.clear()
+        stream.leave()
+        told += page(self.env, self.shards, ask, cursor, 100).gaps
+        if negative := [gap for gap in told if gap.lost is not None and gap.lost < 1]:
+            raise Violation(f"less than nothing lost: {negative[0]} to who came with {cursor}")
 
     def _do_to_process(self, operation: Heartbeat | Close | Drain | Kill) -> None:
         match operation:
@@ -379,7 +408,15 @@ def operations(seed: int) -> tuple[Operation, ...]:
     """What happens in the world of a seed."""
     shape, dice = shape_of(Dice(seed)), Dice(seed + (1 << 32))
     makes, length = ROUGH if dice.chance(0.6) else QUIET, dice.pick((20, 50, 90, 130))
-    return tuple(each for _ in range(length) for each in dice.pick(makes)(shape, dice))
+    # What others do is drawn apart, so that all else stays as it would be without them.
+    others = Dice(seed + (2 << 32))
+    return tuple(each for _ in range(length) for each in (*dice.pick(makes)(shape, dice), *claims(shape, others)))
+
+
+def claims(shape: Shape, dice: Dice) -> tuple[Claim, ...]:
+    if not dice.chance(0.05):
+        return ()
+    return (Claim(a_process(shape, dice), dice.pick(shape.topics), dice.pick((0, 1, 2, 5, 1000)), dice.chance(0.5)),)
 
 
 def play(shape: Shape, sequence: Sequence[Operation], faults: frozenset[str] = frozenset()) -> str:
