@@ -4,7 +4,7 @@ The one module that knows the events' keys. Each shard is one hash slot (`{relay
 spreads shards, never splits one:
 
     {relay:0}:journal        stream: every event of the shard, in the one order that all its topics share
-    {relay:0}:shard          hash: count, last id, epochs
+    {relay:0}:shard          hash: count, last id, epochs; from the first contact on, so that `0.0-0` is no end of anything
     {relay:0}:topic:<topic>  stream: the topic's events, under the journal's ids
     {relay:0}:head:<topic>   hash: the topic's number and last id; outlives its events
     {relay:0}:idem:<topic> <key>   hash: the first answer to an idempotency key
@@ -96,7 +96,7 @@ def shard_of(topic: str, shards: int) -> int:
     return int.from_bytes(hashlib.blake2s(topic.encode(), digest_size=4).digest(), "big") % shards
 
 
-APPEND, READ, REPORT, RATE = map(load_script, ("append", "read", "report", "rate"))
+APPEND, READ, CONTACT, REPORT, RATE = map(load_script, ("append", "read", "contact", "report", "rate"))
 
 
 class Log:
@@ -219,6 +219,9 @@ class Log:
             arguments.append(f"{start[0]}-{start[1]}" if start and start > place.at() else "")
         async with self.servers.of(shard) as server:
             answer = await READ.call(server, keys, arguments)
+            if answer[0] == b"new":
+                await CONTACT.call(server, keys[:1], [new_epoch()])
+                answer = await READ.call(server, keys, arguments)
         end = Place(answer[1].decode(), *parse_id(answer[2]))
         if answer[0] == b"reset":
             return ShardRead(shard, True, end, int(answer[3]), [])

@@ -5,8 +5,8 @@
 -- ARGV: epoch and id of the place, most entries of each topic, most bytes of data of each topic,
 --       k ('' or: begin with the newest k entries of each topic instead of after the place),
 --       then for each topic the id to begin after ('' for the place's)
--- Returns 'ok' | 'reset', epoch, last id, now in ms; and if ok for each topic:
---       entries, 1 if there are no more, head's n, last and first, the id it began after
+-- Returns 'new' for a shard that nobody has met yet (contact.lua); else 'ok' | 'reset', epoch, last id, now in ms; and if ok for
+--       each topic: entries, 1 if there are no more, head's n, last and first, the id it began after
 local epoch_asked, id_asked = ARGV[1], ARGV[2]
 local entries_max, bytes_max, newest_count = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local FIRST_STEP = 32 -- entries; doubled while there is room, so that a few large events don't fill memory
@@ -19,7 +19,8 @@ local function not_after(a, b)
 end
 
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'last', 'e:' .. epoch_asked)
-local epoch, last, closed = state[1] or '0', state[2] or '0-0', state[3]
+local epoch, last, closed = unpack(state)
+if not epoch then return {'new'} end
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 

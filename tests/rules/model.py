@@ -8,9 +8,10 @@ Append     One script: a known idempotency key gets its first answer; else the e
            whole nodes.
 Place      An epoch and an id in a shard's journal. Two places are equal only if both are. A cursor is a place for each shard, and
            on a single topic its number there, which counts for that topic only. A shard that it doesn't name starts at now.
-Reset      An epoch ends when the log finds itself on another server, or in another life of one. A place is valid if its epoch is
-           the present one and its id isn't beyond the last, or if it isn't beyond where its past epoch was closed. Else
-           everything starts over, in all shards of that stream or page.
+Reset      An epoch begins at the first contact with a shard, so that its end is a place even where nothing was ever published: the
+           earliest is no end. It ends when the log finds itself on another server, or in another life of one. A place is valid if
+           its epoch is the present one and its id isn't beyond the last, or if it isn't beyond where its past epoch was closed.
+           Else everything starts over, in all shards of that stream or page.
 Gap        After a place, what is read of a topic is complete exactly if the first entry's `p` isn't beyond the place (with no
            entry: the topic's last id). Else a gap is told, with the number lost where numbers of one life allow it. A topic's
            head outlives its events, so that a cursor for which nothing can be known any more is old, and old cursors are told a
@@ -59,6 +60,7 @@ FAULTS = {
     "key-unread": "Append: a known idempotency key appends again",
     "key-reused": "Append: a known key answers for whatever is published under it",
     "equal-by-id": "Place: a reader is live where its id is the hub's, whatever the epochs",
+    "empty-ends-at-earliest": "Reset: a shard without events has no epoch, and its end is the earliest place",
     "number-of-another-topic": "Place: the cursor's number is taken for whatever topic is asked",
     "any-epoch": "Reset: a place is valid if its id isn't beyond the last one",
     "present-epoch-only": "Reset: a place in a past epoch isn't valid",
@@ -119,7 +121,7 @@ class Place(NamedTuple):
 
 
 EARLIEST = Place(0, (0, 0))
-"""Also the end of a journal that doesn't exist yet. Any epoch accepts it."""
+"""Any epoch accepts it. No journal ends here, not even an empty one."""
 
 
 class Event(NamedTuple):
@@ -290,8 +292,14 @@ class Log:
         return copy(self)
 
     def end(self) -> Place:
-        """The journal's last place. Its epoch is the present one, since only an append opens one."""
+        """The journal's last place."""
         return Place(self.epoch, self.last)
+
+    def meet(self, now: int, replid: int) -> None:
+        """The first contact, of whoever it is."""
+        if not self.epoch and "empty-ends-at-earliest" not in self.env.faults:
+            self._open_epoch(now, replid)
+            self.last = (now, self.s)
 
     def append(self, now: int, replid: int, draft: Draft) -> Appended:
         known = self.keys.get((draft.topic, draft.key)) if draft.key else None
@@ -433,10 +441,16 @@ class Shard:
     def append(self, draft: Draft) -> Appended:
         return self.log.append(self.now(), self.replid, draft)
 
+    def end(self) -> Place:
+        self.log.meet(self.now(), self.replid)
+        return self.log.end()
+
     def read(self, place: Place, n: int | None, topics: str, most: int, anew: bool = False) -> Read | None:
+        self.log.meet(self.now(), self.replid)
         return self.log.read(self.now(), place, n, self._own(topics), most, anew)
 
     def newest(self, topics: str, k: int) -> Read:
+        self.log.meet(self.now(), self.replid)
         return self.log.newest(self._own(topics), k)
 
     def _own(self, topics: str) -> str:
@@ -477,7 +491,7 @@ class Hub:
 
     def __init__(self, process: Process, shard: Shard) -> None:
         self.process, self.shard, self.faults = process, shard, process.env.faults
-        self.place = shard.log.end()
+        self.place = shard.end()
         self.base = self.place  # just before the ring
         self.ring: tuple[Event, ...] = ()
         self.numbers: dict[str, int] = {}  # by topic, at this place, where it is known
@@ -508,7 +522,7 @@ class Hub:
         if "return-keeps-live" not in self.faults:
             for stream in self.process.live(self.shard.number):
                 stream.live = False
-        self.place = self.shard.log.end()
+        self.place = self.shard.end()
         if "return-keeps-ring" not in self.faults:
             self.base, self.ring = self.place, ()
 
@@ -818,7 +832,7 @@ def _page_reads(env: Env, shards: Sequence[Shard], ask: Ask, cursor: Cursor | No
     mine = {shard: shards[shard] for shard in env.shape.shards_of(ask.topics)}
     if not cursor and ask.k:
         return "new", {i: shard.newest(ask.topics, ask.k) for i, shard in mine.items()}
-    now = {i: shard.log.end() for i, shard in mine.items()}
+    now = {i: shard.end() for i, shard in mine.items()}
     places, n = resumed(cursor, ask, now, env.faults) if cursor else (now, None)
     found = {i: shard.read(places[i], n, ask.topics, limit) for i, shard in mine.items()}
     reads = {i: read for i, read in found.items() if read}

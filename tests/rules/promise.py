@@ -81,8 +81,18 @@ class Promise:
             raise Violation(f"wrong resume: {page}")
         self.moved(page.cursor)
 
+    def begins_at(self, cursor: Cursor) -> None:
+        """It asks for a place itself."""
+        self._go_to(cursor)
+
     def moved(self, cursor: Cursor) -> None:
         """A cursor reached the client, so it holds all up to there; a shard that it names newly begins there."""
+        for shard in self.env.shape.shards_of(self.ask.topics):
+            if cursor.places[shard] == EARLIEST != self.at.get(shard):
+                raise Violation(f"earliest: {cursor}, which nobody asked for")
+        self._go_to(cursor)
+
+    def _go_to(self, cursor: Cursor) -> None:
         self.at = {shard: place for shard, place in self.at.items() if cursor.places[shard]}
         self.seen = [event for event in self.seen if cursor.places[self._shard(event)]]
         for shard, place in enumerate(cursor.places):
@@ -146,7 +156,7 @@ class Promise:
             self._check_reset(page)
             self.at, self.seen, self.excused, self.told, self.dropped = {}, [], set(), set(), True
             if not self.ask.k:
-                self.moved(model.earliest(self.env.shape, self.ask))
+                self.begins_at(model.earliest(self.env.shape, self.ask))
         elif resume == "new" and not self.at:
             self.excused |= self.before_newest
         self.gaps_due = {"gap": 1, "reset": len(self.ask.topics)}.get(resume, 0)
@@ -252,8 +262,10 @@ class Client:
     def connect(self, process: Process, earliest: bool) -> None:
         self.cut()
         self.promise.connected()
-        cursor = model.earliest(self.env.shape, self.ask) if earliest and not self.cursor else self.cursor
-        self.stream = Stream(process, self.ask, cursor, self.wire)
+        if earliest and not self.cursor:
+            self.cursor = model.earliest(self.env.shape, self.ask)
+            self.promise.begins_at(self.cursor)
+        self.stream = Stream(process, self.ask, self.cursor, self.wire)
 
     def cut(self) -> None:
         """What was on its way is lost."""

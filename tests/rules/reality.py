@@ -31,6 +31,9 @@ import valkey.asyncio
 
 from relay import cursor as real
 from relay.cursor import parse_cursor, write_cursor
+from relay.event import Retention
+from relay.log import Log as RealLog
+from relay.log import open_log
 from tests.protocol.world import SECOND_EVENTS, World, new_topic, open_http
 from tests.streams import Block, Stream, open_stream
 from tests.waiting import LIMIT_S
@@ -191,6 +194,7 @@ class Servers:
     world: World
     http: httpx.AsyncClient
     valkey: valkey.asyncio.Valkey
+    log: RealLog
     limit_s: float = LIMIT_S  # for what must come
 
     @property
@@ -200,8 +204,13 @@ class Servers:
 
 @asynccontextmanager
 async def open_servers(world: World) -> AsyncIterator[Servers]:
-    async with open_http() as http, valkey.asyncio.Valkey.from_url(world.valkey.url) as log:
-        yield Servers(world, http, log)
+    keeps = Retention(RETENTION_MS, 10_000, 100_000, RETENTION_MS)
+    async with (
+        open_http() as http,
+        valkey.asyncio.Valkey.from_url(world.valkey.url) as client,
+        open_log(world.valkey.url, world.shards, keeps) as log,
+    ):
+        yield Servers(world, http, client, log)
 
 
 class Reality:
@@ -232,18 +241,22 @@ class Reality:
 
     async def begin(self) -> None:
         """Takes over the log as those before have left it, and puts an event into each shard, that all places may be before one."""
+        await self._take_over()
+        await self.fill(range(self.shape.shards))
+
+    async def _take_over(self) -> None:
+        """Makes the model's logs what the real ones are, each of which has its epoch from the first contact on."""
+        served_by = (await self.servers.valkey.info("replication"))["master_replid"]
         for shard in self.shards:
+            await self.servers.log.look(shard.number, real.EARLIEST)
             state: dict[bytes, bytes] = await cast(Awaitable[Any], self.servers.valkey.hgetall(f"{{relay:{shard.number}}}:shard"))
             text = {name.decode(): value.decode() for name, value in state.items()}
-            log, served_by = shard.log, (await self.servers.valkey.info("replication"))["master_replid"]
-            log.s = int(text.get("s", 0))
-            if "epoch" not in text:
-                continue
+            log = shard.log
+            log.s = int(text["s"])
             log.last, log.epoch = read_id(text["last"]), self._number(text["epoch"])
             log.replid = shard.replid if text["replid"] == served_by else -1
             past = {self._number(name[2:]): closed.split()[0] for name, closed in text.items() if name.startswith("e:")}
             log.closed = {epoch: (read_id(last), 0) for epoch, last in past.items()}
-        await self.fill(range(self.shape.shards))
 
     def _number(self, epoch: str) -> int:
         """What an epoch is called in the model. One that it has never seen is of a log that was lost."""
@@ -331,6 +344,7 @@ class Reality:
                 await log.flushall()
                 for each in self.shards:
                     each.flush()
+                await self._take_over()
                 if not quiet:
                     await self.fill(range(self.shape.shards))
 
@@ -376,7 +390,7 @@ class Reality:
         places = {}
         for number in self.shape.shards_of(ask.topics):
             epoch, (ms, s) = self.shards[number].log.end()
-            places[number] = real.Place(texts[epoch], ms - 3 * RETENTION_MS, s) if epoch else real.EARLIEST
+            places[number] = real.Place(texts[epoch], ms - 3 * RETENTION_MS, s)
         return write_cursor(places)
 
     def check_whole(self, cursor: Cursor, ask: Ask) -> None:
@@ -476,7 +490,7 @@ class Reader:
                 self.kept = "earliest" if start == "earliest" else self.reality.ancient(self.ask)
                 self.client.cursor = self.reality.cursor(self.kept, self.ask)
                 assert self.client.cursor
-                self.client.promise.moved(self.client.cursor)
+                self.client.promise.begins_at(self.client.cursor)
 
     def take_over(self, other: Reader) -> None:
         heard, other = self.client.heard, other.fork()
