@@ -95,7 +95,7 @@ def assemble(
 ) -> Page:
     """Puts the shards' spans together, up to the page's bounds."""
     single = len(query.topics) == 1
-    spans = [judge(read, places[read.shard], n, log.retention.retention_ms) for read in reads]
+    spans = [judge(read, n) for read in reads]
     gaps = [gap for span in spans for gap in span.gaps]
     if resume == "reset":
         gaps = [lost_all(topic, read.end) for read in reads for topic in read.topics]

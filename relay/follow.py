@@ -431,7 +431,7 @@ class Streams:
         )
         if any(read.reset for read in reads):
             return Landing(True, [], {}, None, None, b"", False, {}, None, {})
-        spans = [judge(read, places[read.shard], n, self.log.retention.retention_ms) for read in reads]
+        spans = [judge(read, n) for read in reads]
         # A gap of several topics is found at each read until the oldest entry is passed, and told once.
         gaps = [gap for span in spans for gap in span.gaps if told.get(gap.topic) != gap.place]
         began, began_n = {read.shard: places[read.shard] for read in reads}, n

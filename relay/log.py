@@ -210,9 +210,9 @@ class Log:
     ) -> ShardRead:
         """The same, even if the shard was away a moment ago: the tail's way to find out that it is back."""
         count = max(1, bounds.entries // max(1, len(topics)))
-        keys = [f"{{relay:{shard}}}:shard"]
+        keys = [f"{{relay:{shard}}}:shard", f"{{relay:{shard}}}:journal"]
         arguments: list[str | int] = [place.epoch, f"{place.ms}-{place.s}", count]
-        arguments += [bounds.data_bytes // max(1, len(topics)), "" if newest is None else newest]
+        arguments += [bounds.data_bytes // max(1, len(topics)), "" if newest is None else newest, self.retention.retention_ms]
         for topic in topics:
             keys += [f"{{relay:{shard}}}:topic:{topic}", f"{{relay:{shard}}}:head:{topic}"]
             start = starts.get(topic)
@@ -225,8 +225,8 @@ class Log:
         end = Place(answer[1].decode(), *parse_id(answer[2]))
         if answer[0] == b"reset":
             return ShardRead(shard, True, end, int(answer[3]), [])
-        found = [read_topic(topic, part) for topic, part in zip(topics, answer[4], strict=True)]
-        return ShardRead(shard, False, end, int(answer[3]), found)
+        found = [read_topic(topic, part) for topic, part in zip(topics, answer[5], strict=True)]
+        return ShardRead(shard, False, end, int(answer[3]), found, untraced=bool(answer[4]))
 
     def _check_reachable(self, shard: int) -> None:
         if shard in self.away:

@@ -7,7 +7,7 @@ the topic's last id isn't. Streams and pages judge their reads here, so they can
 
 import msgspec
 
-from relay.cursor import EARLIEST, Place, write_cursor
+from relay.cursor import Place, write_cursor
 from relay.event import Event
 
 NEVER = (0, 0)
@@ -39,6 +39,7 @@ class ShardRead(msgspec.Struct, frozen=True):
     end: Place  # the journal's last
     now_ms: int  # by the server's clock
     topics: list[TopicRead]
+    untraced: bool = False  # so long ago that a topic may have had events after the place of which nothing is left, no head either
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -68,20 +69,18 @@ class Span(msgspec.Struct, frozen=True):
     starts: dict[str, tuple[int, int]]  # by topic, where a read of the newest k began
 
 
-def judge(read: ShardRead, place: Place, n: int | None, retention_ms: int) -> Span:
-    """What a valid read after `place` means for a reader that has counted `n` events of its single topic there.
+def judge(read: ShardRead, n: int | None) -> Span:
+    """What a valid read after a place means for a reader that has counted `n` events of its single topic there.
 
     The end is the smallest last-read place of the topics that weren't read to their end, else the journal's last: a
     reader that goes on from there misses nothing of any topic.
     """
     assert not read.reset
     single = len(read.topics) == 1
-    # Older than any head lives: a topic without one may have had events that left no trace.
-    old = read.now_ms - 2 * retention_ms > place.ms and place != EARLIEST and place.at() != read.end.at()
     end = read.end
     gaps = []
     for topic in read.topics:
-        gap = find_gap(topic, read.end, n if single else None, old)
+        gap = find_gap(topic, read.end, n if single else None, read.untraced)
         if gap:
             gaps.append(gap)
         if not topic.ended and topic.events[-1].place.at() < end.at():
@@ -104,12 +103,12 @@ def judge(read: ShardRead, place: Place, n: int | None, retention_ms: int) -> Sp
     )
 
 
-def find_gap(topic: TopicRead, end: Place, n: int | None, old: bool) -> Gap | None:
+def find_gap(topic: TopicRead, end: Place, n: int | None, untraced: bool) -> Gap | None:
     first, head = topic.events[0] if topic.events else None, topic.head
     before = first.before if first else head.last if head else NEVER
     if before <= topic.start:
-        # Complete, unless the cursor is older than any trace of what may have been.
-        if not old or (first.before != NEVER if first else head):
+        # Complete, unless there may have been what left no trace.
+        if not untraced or (first.before != NEVER if first else head):
             return None
         lost, first_n = None, first.n if first else None
     else:

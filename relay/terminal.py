@@ -225,7 +225,7 @@ async def follow(log: Log, topic: str, place: Place, n: int | None, options: arg
                 print("relay: the log was lost or replaced: beginning again with what it has", file=sys.stderr)
                 place, n = EARLIEST, 0
                 continue
-            span = judge(read, place, n, log.retention.retention_ms)
+            span = judge(read, n)
             for gap in span.gaps:
                 lost = "an unknown number of" if gap.lost is None else gap.lost
                 print(f"relay: {lost} events are no longer retained", file=sys.stderr)

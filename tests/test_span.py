@@ -1,19 +1,16 @@
-"""Gaps are found in what was read: `judge` alone, with reads as the script answers them.
-
-Times are small numbers with a retention of 100 ms, so that a head lives 300 and a place of before now - 200 is old.
-"""
+"""Gaps are found in what was read: `judge` alone, with reads as the script answers them."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from relay.cursor import EARLIEST, Place, parse_cursor
+from relay.cursor import Place, parse_cursor
 from relay.event import Event
 from relay.span import Gap, Head, ShardRead, Span, TopicRead, gap_cursor, judge, lost_all
 
-RETENTION_MS = 100
 NOW_MS = 1000
+END = Place("e", 990, 20)
 T, U = "a/b/t", "a/b/u"
 End = tuple[int, int]
 
@@ -30,16 +27,14 @@ def topic(events: Sequence[Event], head: Head | None, *, name: str = T, ended: b
     return TopicRead(name, list(events), ended, head, start)
 
 
-def read(*topics: TopicRead, end: End = (990, 20), now_ms: int = NOW_MS) -> ShardRead:
-    return ShardRead(0, False, place(*end), now_ms, list(topics))
+def read(*topics: TopicRead, untraced: bool = False) -> ShardRead:
+    return ShardRead(0, False, END, NOW_MS, list(topics), untraced)
 
 
 def verdict(span: Span) -> tuple[list[Any], Place, bool, int | None]:
     """Each gap's (lost, first_n), the end, whether there is more, and the number there."""
     return [(gap.lost, gap.first_n) for gap in span.gaps], span.end, span.more, span.n
 
-
-END = place(990, 20)
 
 # What was read after place (900, 10) by a reader that has counted 5, and the verdict.
 ONE_TOPIC: dict[str, tuple[TopicRead, int | None, tuple[list[Any], Place, bool, int | None]]] = {
@@ -98,41 +93,25 @@ ONE_TOPIC: dict[str, tuple[TopicRead, int | None, tuple[list[Any], Place, bool, 
 def test_a_read_of_one_topic_tells_what_is_missing(
     found: TopicRead, n: int | None, expected: tuple[list[Any], Place, bool, int | None]
 ) -> None:
-    span = judge(read(found), place(900, 10), n, RETENTION_MS)
+    span = judge(read(found), n)
     assert verdict(span) == expected
     assert span.events == found.events
 
 
-# The same after a place older than twice the retention, which is at (700, 10): heads may have been forgotten.
-OLD: dict[str, tuple[TopicRead, Place, list[Any]]] = {
-    "no head": (topic([], None, start=(700, 10)), place(700, 10), [(None, None)]),
-    "no head at the journal's end": (topic([], None, start=(990, 20)), place(990, 20), []),
-    "no head at the earliest place": (topic([], None, start=(0, 0)), EARLIEST, []),
-    "a head": (topic([], Head(5, (690, 9), 1), start=(700, 10)), place(700, 10), []),
-    "a first of a life": (topic([event(15, (950, 15), (0, 0))], Head(15, (950, 15), 15), start=(700, 10)), place(700, 10), [(None, 15)]),
-    "an event with one before it": (
-        topic([event(6, (950, 15), (690, 9))], Head(6, (950, 15), 1), start=(700, 10)),
-        place(700, 10),
-        [],
-    ),
+# The same after a place at (700, 10), so long ago that heads may have been forgotten.
+UNTRACED: dict[str, tuple[TopicRead, list[Any]]] = {
+    "no head": (topic([], None, start=(700, 10)), [(None, None)]),
+    "a head": (topic([], Head(5, (690, 9), 1), start=(700, 10)), []),
+    "a first of a life": (topic([event(15, (950, 15), (0, 0))], Head(15, (950, 15), 15), start=(700, 10)), [(None, 15)]),
+    "an event with one before it": (topic([event(6, (950, 15), (690, 9))], Head(6, (950, 15), 1), start=(700, 10)), []),
 }
 
 
-@pytest.mark.parametrize(("found", "at", "gaps"), OLD.values(), ids=OLD)
-def test_a_place_older_than_any_trace_may_have_missed_something(found: TopicRead, at: Place, gaps: list[Any]) -> None:
-    assert [(gap.lost, gap.first_n) for gap in judge(read(found), at, 5, RETENTION_MS).gaps] == gaps
-
-
-def test_a_place_is_old_only_beyond_twice_the_retention() -> None:
-    at = place(NOW_MS - 2 * RETENTION_MS, 10)
-    assert judge(read(topic([], None, start=at.at())), at, 5, RETENTION_MS).gaps == []
-    before = place(NOW_MS - 2 * RETENTION_MS - 1, 10)
-    assert len(judge(read(topic([], None, start=before.at())), before, 5, RETENTION_MS).gaps) == 1
-
-
-def test_the_journals_end_is_not_old_however_long_nothing_came() -> None:
-    at = place(100, 20)
-    assert judge(read(topic([], None, start=(100, 20)), end=(100, 20)), at, 5, RETENTION_MS).gaps == []
+@pytest.mark.parametrize(("found", "gaps"), UNTRACED.values(), ids=UNTRACED)
+def test_a_place_older_than_any_trace_may_have_missed_something(found: TopicRead, gaps: list[Any]) -> None:
+    told = judge(read(found, untraced=True), 5)
+    assert [(gap.lost, gap.first_n) for gap in told.gaps] == gaps
+    assert judge(read(found), 5).gaps == []
 
 
 # Several topics
@@ -141,9 +120,7 @@ def test_the_journals_end_is_not_old_however_long_nothing_came() -> None:
 def test_topics_are_merged_in_the_journals_order() -> None:
     first = [event(6, (910, 11), (900, 10)), event(7, (940, 14), (910, 11))]
     second = [event(2, (910, 12), (0, 0), U), event(3, (950, 15), (910, 12), U)]
-    span = judge(
-        read(topic(first, Head(7, (940, 14), 1)), topic(second, Head(3, (950, 15), 2), name=U)), place(900, 10), None, RETENTION_MS
-    )
+    span = judge(read(topic(first, Head(7, (940, 14), 1)), topic(second, Head(3, (950, 15), 2), name=U)), None)
     assert [(one.topic, one.place.s) for one in span.events] == [(T, 11), (U, 12), (T, 14), (U, 15)]
     assert (span.gaps, span.end, span.more, span.n) == ([], END, False, None)
 
@@ -153,9 +130,7 @@ def test_nothing_beyond_the_topic_that_was_read_least_is_told() -> None:
     second = [event(2, (910, 12), (0, 0), U)]
     span = judge(
         read(topic(first, Head(7, (940, 14), 1)), topic(second, Head(9, (980, 19), 2), name=U, ended=False)),
-        place(900, 10),
         None,
-        RETENTION_MS,
     )
     assert [one.place.s for one in span.events] == [11, 12]
     assert (span.end, span.more) == (place(910, 12), True)
@@ -164,13 +139,13 @@ def test_nothing_beyond_the_topic_that_was_read_least_is_told() -> None:
 def test_each_topic_has_a_gap_of_its_own_and_none_is_counted() -> None:
     """A cursor of several topics has no number: a client subtracts its own."""
     first, second = [event(9, (940, 14), (930, 13))], [event(8, (950, 15), (945, 14), U)]
-    span = judge(read(topic(first, Head(9, (940, 14), 1)), topic(second, Head(8, (950, 15), 1), name=U)), place(900, 10), 5, RETENTION_MS)
+    span = judge(read(topic(first, Head(9, (940, 14), 1)), topic(second, Head(8, (950, 15), 1), name=U)), 5)
     assert [(gap.topic, gap.lost, gap.first_n) for gap in span.gaps] == [(T, None, 9), (U, None, 8)]
 
 
 def test_a_topic_that_began_later_is_judged_from_where_it_began() -> None:
     found = topic([event(9, (940, 14), (930, 13))], Head(9, (940, 14), 1), start=(940, 13))
-    span = judge(read(found), place(900, 10), None, RETENTION_MS)
+    span = judge(read(found), None)
     assert span.gaps == []
     assert span.starts == {T: (940, 13)}
 
@@ -180,20 +155,20 @@ def test_a_topic_that_began_later_is_judged_from_where_it_began() -> None:
 
 def test_a_gap_names_the_first_retained_event() -> None:
     first = event(7, (950, 15), (940, 12))
-    (gap,) = judge(read(topic([first], Head(7, (950, 15), 1))), place(900, 10), 5, RETENTION_MS).gaps
+    (gap,) = judge(read(topic([first], Head(7, (950, 15), 1))), 5).gaps
     assert gap.body(0) == {"topic": T, "lost": 1, "first_n": 7, "oldest": first.cursor(0)}
 
 
 def test_a_client_that_is_cut_behind_a_gap_is_told_of_it_again() -> None:
     """Its id is the place just before the first retained event, with the number before that."""
-    (gap,) = judge(read(topic([event(7, (950, 15), (940, 12))], Head(7, (950, 15), 1))), place(900, 10), 5, RETENTION_MS).gaps
+    (gap,) = judge(read(topic([event(7, (950, 15), (940, 12))], Head(7, (950, 15), 1))), 5).gaps
     cursor = parse_cursor(gap_cursor(gap, 0))
     assert cursor.places == {0: place(950, 14)}
     assert cursor.number_on(T) == 6
 
 
 def test_where_nothing_is_retained_a_gap_is_at_the_end_of_what_was_read() -> None:
-    (gap,) = judge(read(topic([], Head(9, (950, 15), 1))), place(900, 10), 5, RETENTION_MS).gaps
+    (gap,) = judge(read(topic([], Head(9, (950, 15), 1))), 5).gaps
     assert gap == Gap(T, 4, 10, None, END, 9)
     assert gap.body(0)["oldest"] is None
 

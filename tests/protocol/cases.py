@@ -97,6 +97,12 @@ class Trim(msgspec.Struct, frozen=True):
     keep: int
 
 
+class Quiet(msgspec.Struct, frozen=True):
+    """Three times the retention in which nothing comes: nothing is left of these topics, nor of the journal, when that is over."""
+
+    topics: str = "A"
+
+
 class DropRings(msgspec.Struct, frozen=True):
     """The relays lose what they have in memory, as where the journal was trimmed beyond what they have read."""
 
@@ -128,6 +134,7 @@ Step = (
     | Back
     | Sync
     | Trim
+    | Quiet
     | DropRings
     | Flush
     | Restart
@@ -331,6 +338,45 @@ CASES = [
         Publish("A A A"),
         Trim("A", 2),
         Read("A3 A4", "gap", (Gap("A", 1, 3),)),
+    ),
+    case(
+        "a quiet time is no gap",
+        FROM_EARLIEST,
+        Publish("A"),
+        Read("A1"),
+        Cut(),
+        Quiet(),
+        Read(),
+        Cut(),
+        Quiet(),
+        Publish("A A"),
+        Read("A2 A3"),
+        shards=BOTH,
+    ),
+    case(
+        "a quiet time is no gap of several topics",
+        Ask("AB", start="earliest"),
+        Publish("A B"),
+        Read("A1 B1"),
+        Cut(),
+        Quiet("AB"),
+        Publish("B A"),
+        Read("B2 A2"),
+        shards=BOTH,
+    ),
+    case(
+        "what came before a quiet time and left no trace may be missing",
+        FROM_EARLIEST,
+        Publish("A"),
+        Read("A1"),
+        Cut(),
+        Publish("A A"),
+        Quiet(),
+        Publish("A"),
+        Read("A4", "gap", (Gap("A", None, 4),)),
+        Cut(),
+        Publish("A"),
+        Read("A5"),
     ),
     case(
         "a gap of one of several topics",

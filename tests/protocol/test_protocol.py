@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
+from relay.cursor import Place, parse_cursor, write_cursor
 from tests.protocol import cases
 from tests.protocol.cases import CASES, Case, Read, Step
 from tests.protocol.doors import Client, Door, Got, LongPolling, Mixed, Polling, Streaming
-from tests.protocol.world import Scene, World, with_number
+from tests.protocol.world import RETENTION_MS, Scene, World, with_number
 
 pytestmark = pytest.mark.anyio
 
@@ -116,6 +117,10 @@ async def act(step: Step, client: Client, door: Door) -> None:
             await door.sync(client)
         case cases.Trim(topic, keep):
             await scene.trim(topic, keep)
+        case cases.Quiet(topics):
+            await scene.forget(topics)
+            client.cursor = older(client.cursor)
+            client.numbers.clear()  # another life of a topic has other numbers
         case cases.DropRings():
             await scene.drop_rings()
         case cases.Flush(topic, quiet):
@@ -129,6 +134,13 @@ async def act(step: Step, client: Client, door: Door) -> None:
                 await door.cut()
         case _:
             raise AssertionError(step)
+
+
+def older(text: str) -> str:
+    """The same cursor, kept for three times the retention."""
+    cursor = parse_cursor(text)
+    places = {shard: Place(place.epoch, place.ms - 3 * RETENTION_MS, place.s) for shard, place in cursor.places.items()}
+    return write_cursor(places)
 
 
 async def finish(client: Client, door: Door) -> None:

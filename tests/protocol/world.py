@@ -29,6 +29,7 @@ from tests.waiting import LIMIT_S
 # A node of a stream holds one entry, so that what a relay trims by whole nodes is exact.
 ARGUMENTS = ("--stream-node-max-entries", "1")
 ENV = {"RELAY_HEARTBEAT_SECONDS": "1", "SSE_ENCRYPTION_KEY": SEAL_KEY, "RELAY_MAX_STREAMS_PER_SUB": "5000"}
+RETENTION_MS = 86_400_000  # the servers' default
 SECOND_EVENTS = 5  # of a topic, which the second relay keeps
 WAIT_S = "25"  # until something comes that must come
 # Polls that nothing wakes, of a second each: together they take less of a server's time than the wait of one that something wakes.
@@ -191,6 +192,12 @@ class Scene:
         key = f"{{relay:{self.shard(letter)}}}:topic:{self.topic(letter)}"
         await self.valkey.xtrim(key, maxlen=keep, approximate=False)
         await self.drop_rings()
+
+    async def forget(self, letters: str) -> None:
+        for letter in letters:
+            prefix = f"{{relay:{self.shard(letter)}}}:"
+            await self.valkey.delete(f"{prefix}topic:{self.topic(letter)}", f"{prefix}head:{self.topic(letter)}")
+            await self.valkey.xtrim(f"{prefix}journal", maxlen=0, approximate=False)
 
     async def drop_rings(self) -> None:
         """A count that is left out looks to a tail like an entry that was trimmed before it was read."""

@@ -14,8 +14,8 @@ Reset      An epoch begins at the first contact with a shard, so that its end is
            Else everything starts over, in all shards of that stream or page.
 Gap        After a place, what is read of a topic is complete exactly if the first entry's `p` isn't beyond the place (with no
            entry: the topic's last id). Else a gap is told, with the number lost where numbers of one life allow it. A topic's
-           head outlives its events, so that a cursor for which nothing can be known any more is old, and old cursors are told a
-           gap of unknown size.
+           head outlives its events, but not for ever: a cursor that is older than heads live for certain is told a gap of unknown
+           size; unless nothing came after it, or the journal still has the entry right behind it, which is younger than that.
 Tail       One reader per shard and process goes on from the end, read once, by its own place. It expects the next `s`; at an empty
            block and at an entry of another epoch it asks whether its place is valid. If something is wrong it goes to the end
            with an empty ring, and every reader finds out for itself.
@@ -69,6 +69,7 @@ FAULTS = {
     "lost-across-lives": "Gap: numbers of two lives of a topic are subtracted",
     "lost-below-nothing": "Gap: whatever number a client says is subtracted",
     "short-heads": "Gap: a topic's head dies with its events",
+    "quiet-cursors-doubted": "Gap: a cursor's age alone counts, whether or not anything came after it",
     "old-cursors-trusted": "Gap: nobody looks at a cursor's age",
     "tail-from-newest": "Tail: after a batch it goes on from the newest entry, as with `$`",
     "tail-uncounted": "Tail: it doesn't expect the next `s`",
@@ -404,8 +405,9 @@ class Log:
         head, gap, faults = self.heads.get(topic), self._first(topic, entries), self.env.faults
         came_before = entries[0].p if entries else head.last if head else EARLIEST.id
         begins_a_life = came_before == EARLIEST.id
-        old = place.id[0] < now - OLD_MS and place.id != self.last and "old-cursors-trusted" not in faults
-        if anew or (old and begins_a_life and place != EARLIEST):
+        old = place not in (EARLIEST, self.end()) and place.id[0] < now - OLD_MS
+        untraced = old if "quiet-cursors-doubted" in faults else self.untraced(now, place)
+        if anew or (begins_a_life and untraced and "old-cursors-trusted" not in faults):
             return gap
         if came_before <= place.id or "p-unread" in faults:
             return None
@@ -417,6 +419,13 @@ class Log:
         """Whether a client may have counted so far in this life, and be told that something after it is gone."""
         least, most = head.first_n - 1, first_n - 2
         return (n >= least or "lost-across-lives" in self.env.faults) and (n <= most or "lost-below-nothing" in self.env.faults)
+
+    def untraced(self, now: int, place: Place) -> bool:
+        """Whether something may have come after a place and gone, of which nothing is left, no head either."""
+        if place == EARLIEST or place.id[0] >= now - OLD_MS or place.id[1] >= self.last[1]:
+            return False
+        behind = [event.place.id for event in self.journal if event.place.id > place.id]
+        return not behind or behind[0][1] > place.id[1] + 1 or behind[0][0] < now - OLD_MS
 
     def _number(self, topics: str, n: int | None, events: Sequence[Event], end: Place) -> int | None:
         head = self.heads.get(topics)

@@ -171,13 +171,15 @@ class Promise:
             raise Violation(f"false reset: at {self.at}")
 
     def _check_gap(self, gap: Gap, place: Place, gone: Sequence[Event]) -> None:
+        shard = self.env.shape.shard_of(gap.topic)
         told, retained = f"{gap} at {place}", [event for event in gone if event in self._retained(gap.topic)]
         if retained and not (self.dropped and self.ask.k):
             raise Violation(f"gap over a retained event: {told}, {retained[0]}")
         if gap.oldest and gap.first_n not in [event.n for event in self._ever() if event.place == gap.oldest]:
             raise Violation(f"wrong first number: {told}")
         if gap.lost is None:
-            if not (gone or self.dropped or place == EARLIEST or self._old(place)):
+            # No server's clock is ahead of this one, and what is untraced stays so.
+            if not (gone or self.dropped or place == EARLIEST or self.shards[shard].log.untraced(self.env.now, place)):
                 raise Violation(f"false gap: {told}")
             return
         # What a filter hid may lie between the client's place and the reader's.

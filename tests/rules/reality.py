@@ -10,9 +10,10 @@ judges the model's, and a page must tell what the model's would, from the same c
 A relay decides itself when it reads on, so no sequence is quite the same twice: what a client is told of may come from a ring or
 from the log, before or after what happens next. The promise is the same.
 
-What stands for what takes too long: a topic whose stream was deleted for one that expired (its head lives on); with its head, for
-one that is forgotten; a cursor of this moment with an older time in it for one that was kept for as long; a count that is left out
-for entries that were trimmed before a tail came to them; another `master_replid` for a restart or a failover that lost nothing.
+What stands for what takes too long: a topic whose stream was deleted for one that expired (its head lives on); with its head, and
+with the journal, for one that is forgotten; a cursor of this moment with an older time in it for one that was kept for as long; a
+count that is left out for entries that were trimmed before a tail came to them; another `master_replid` for a restart or a failover
+that lost nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from relay.cursor import parse_cursor, write_cursor
 from relay.event import Retention
 from relay.log import Log as RealLog
 from relay.log import open_log
-from tests.protocol.world import SECOND_EVENTS, World, new_topic, open_http
+from tests.protocol.world import RETENTION_MS, SECOND_EVENTS, World, new_topic, open_http
 from tests.streams import Block, Stream, open_stream
 from tests.waiting import LIMIT_S
 
@@ -42,7 +43,6 @@ from . import model
 from .model import EARLIEST, OLD_MS, Appended, Ask, Bye, Cursor, Draft, Env, Event, Frame, Gap, Hello, Log, Page, Place, Shape, Shard, Sync
 from .promise import Client, Violation
 
-RETENTION_MS = 86_400_000  # the servers' default
 DEBUG = ("--enable-debug-command", "local")  # arguments of a Valkey that can take another `master_replid`
 FILLERS = "XYZ"  # a topic for each shard that nobody reads
 DOORS = 3  # two relays, and the polling function
@@ -228,6 +228,7 @@ class Reality:
         self.events: dict[str, Event] = {}  # by the id that their publisher got; those of lost logs too
         self.epochs = {"0": 0}  # a real epoch's number in the model
         self.readers = [Reader(self, ask) for ask in asks]
+        self.began: dict[int, int] = {}  # by shard, its count before this life's first event
         self.tell_time()
 
     def tell_time(self) -> None:
@@ -242,7 +243,15 @@ class Reality:
     async def begin(self) -> None:
         """Takes over the log as those before have left it, and puts an event into each shard, that all places may be before one."""
         await self._take_over()
+        for shard in self.shards:
+            await self._trim_journal(shard.number, 0)
+            self.began[shard.number] = shard.log.s
         await self.fill(range(self.shape.shards))
+
+    async def _trim_journal(self, shard: int, keep: int) -> None:
+        await self.servers.valkey.xtrim(f"{{relay:{shard}}}:journal", maxlen=keep, approximate=False)
+        log = self.shards[shard].log
+        log.journal = log.journal[max(0, len(log.journal) - keep) :]
 
     async def _take_over(self) -> None:
         """Makes the model's logs what the real ones are, each of which has its epoch from the first contact on."""
@@ -324,13 +333,14 @@ class Reality:
                     await self._miss({shard})
                     await self.fill([shard])
             case TrimJournal(number, keep):
-                await log.xtrim(f"{{relay:{number % self.shape.shards}}}:journal", maxlen=keep, approximate=False)
+                await self._trim_journal(number % self.shape.shards, keep)
             case Expire(letter):
                 await log.delete(self.key("topic", letter))
                 self.log(letter).expire_topic(letter)
             case Forget(letter):
                 await log.delete(self.key("topic", letter), self.key("head", letter))
                 self.log(letter).forget(letter)
+                await self._trim_journal(self.shape.shard_of(letter), 0)
                 for reader in self.readers:
                     reader.excuse(letter)
             case Miss(published):
@@ -344,6 +354,7 @@ class Reality:
                 await log.flushall()
                 for each in self.shards:
                     each.flush()
+                    self.began[each.number] = 0
                 await self._take_over()
                 if not quiet:
                     await self.fill(range(self.shape.shards))
@@ -385,12 +396,12 @@ class Reality:
         return Cursor(tuple(places), ask.topics if n is not None else None, n)
 
     def ancient(self, ask: Ask) -> str:
-        """The log's last place, and that very long ago."""
+        """The place before all of this life, and that very long ago."""
         texts = {number: text for text, number in self.epochs.items()}
         places = {}
         for number in self.shape.shards_of(ask.topics):
-            epoch, (ms, s) = self.shards[number].log.end()
-            places[number] = real.Place(texts[epoch], ms - 3 * RETENTION_MS, s)
+            epoch, (ms, _) = self.shards[number].log.end()
+            places[number] = real.Place(texts[epoch], ms - 3 * RETENTION_MS, self.began[number])
         return write_cursor(places)
 
     def check_whole(self, cursor: Cursor, ask: Ask) -> None:
