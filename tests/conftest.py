@@ -103,6 +103,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("left behind by the tests", red=True)
         for line in config.stash[LEFT]:
             terminalreporter.line(line)
+    if config.stash[FOLDER].exists():
+        terminalreporter.line(f"kept for a look into what failed: {config.stash[FOLDER]}")
     if config.option.markexpr == "not slow":
         terminalreporter.line("left out: what takes load, long waits or a browser to show. All of it: python3 -m pytest --all")
 
