@@ -8,7 +8,7 @@
 -- Returns for each event: id, n, 0 appended | 1 duplicate | 2 key reused for something else, epoch; or 'fenced' and nothing is done
 --
 -- shard: s (dense count of its events), last (id), epoch, replid (the master_replid under which the epoch began), and for
---        each past epoch a field 'e:<token>' = '<its last id> <closed at, ms>'; and the fences of leases, 'f:<lease>'
+--        each past epoch a field 'e:<token>' = '<its last id> <closed at, ms>' (and more: rewound.lua); and the fences of leases, 'f:<lease>'
 -- head:  n and last (number and id of the topic's newest event), first (number of the first one of this life)
 local journal, shard = KEYS[1], KEYS[2]
 local retention = tonumber(ARGV[1])
@@ -67,7 +67,7 @@ if opened and closed_epoch then
   redis.call('HSET', shard, 'e:' .. closed_epoch, closed_at .. ' ' .. int(now))
   local fields = redis.call('HGETALL', shard)
   for k = 1, #fields, 2 do
-    local at = string.sub(fields[k], 1, 2) == 'e:' and string.match(fields[k + 1], ' (%d+)$')
+    local at = string.sub(fields[k], 1, 2) == 'e:' and string.match(fields[k + 1], '^%S+ (%d+)')
     if at and tonumber(at) + 3 * retention < now then redis.call('HDEL', shard, fields[k]) end
   end
 end

@@ -96,7 +96,8 @@ def shard_of(topic: str, shards: int) -> int:
     return int.from_bytes(hashlib.blake2s(topic.encode(), digest_size=4).digest(), "big") % shards
 
 
-APPEND, READ, CONTACT, REPORT, RATE = map(load_script, ("append", "read", "contact", "report", "rate"))
+SCRIPTS = ("append", "read", "contact", "rewound", "report", "rate")
+APPEND, READ, CONTACT, REWOUND, REPORT, RATE = map(load_script, SCRIPTS)
 
 
 class Log:
@@ -160,9 +161,13 @@ class Log:
         self, script: Script, shard: int, event: NewEvent, keys: Sequence[str] = (), arguments: Sequence[str | int] = ()
     ) -> Any:
         """Appends an event that has no topic of readers, by a script that ends as the append script does. Returns its answer."""
-        appended = self._appenders[shard].packed([event])
+        appended = self.packed(shard, [event])
         async with self.servers.of(shard) as server:
             return await script.call(server, [*appended[0], *keys], [*appended[1], *arguments])
+
+    def packed(self, shard: int, events: list[NewEvent]) -> tuple[list[str], list[str | int | bytes]]:
+        """The keys and the arguments of the append script."""
+        return self._appenders[shard].packed(events)
 
     async def find_reused_key(self, events: Sequence[NewEvent]) -> int | None:
         """The index of the first event whose key is already another event's, in the log or among these."""
@@ -227,6 +232,12 @@ class Log:
             return ShardRead(shard, True, end, int(answer[3]), [])
         found = [read_topic(topic, part) for topic, part in zip(topics, answer[5], strict=True)]
         return ShardRead(shard, False, end, int(answer[3]), found, untraced=bool(answer[4]))
+
+    async def end_rewound(self, shard: int, known: Place) -> bool:
+        """Ends the epoch of a place that was the log's for certain, if the log has been replaced by a copy from before it."""
+        keys = [f"{{relay:{shard}}}:shard", f"{{relay:{shard}}}:journal"]
+        async with self.servers.of(shard) as server:
+            return bool(await REWOUND.call(server, keys, [known.epoch, f"{known.ms}-{known.s}", new_epoch()]))
 
     def _check_reachable(self, shard: int) -> None:
         if shard in self.away:

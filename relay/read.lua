@@ -12,11 +12,15 @@ local epoch_asked, id_asked = ARGV[1], ARGV[2]
 local entries_max, bytes_max, newest_count = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local FIRST_STEP = 32 -- entries; doubled while there is room, so that a few large events don't fill memory
 
-local function not_after(a, b)
-  local a_ms, a_s = string.match(a, '(%d+)-(%d+)')
-  local b_ms, b_s = string.match(b, '(%d+)-(%d+)')
-  if a_ms ~= b_ms then return #a_ms < #b_ms or #a_ms == #b_ms and a_ms < b_ms end
-  return #a_s < #b_s or #a_s == #b_s and a_s <= b_s
+local function numbers(id)
+  local ms, s = string.match(id, '(%d+)-(%d+)')
+  return tonumber(ms), tonumber(s)
+end
+local asked_ms, asked_s = numbers(id_asked)
+-- Within an epoch both parts of an id only grow.
+local function reaches(last)
+  local ms, s = numbers(last)
+  return asked_ms <= ms and asked_s <= s
 end
 
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'last', 'e:' .. epoch_asked)
@@ -28,20 +32,23 @@ local now = string.format('%.0f', now_ms)
 
 local valid = false
 if epoch_asked == '0' then valid = id_asked == '0-0'
-elseif epoch_asked == epoch then valid = not_after(id_asked, last)
-elseif closed then valid = not_after(id_asked, string.match(closed, '^%S+')) end
+elseif epoch_asked == epoch then valid = reaches(last)
+elseif closed then
+  -- Its last id; and where an older copy came into it (rewound.lua), from where to where it went on behind that.
+  local last_of, from, upto = string.match(closed, '^(%S+) %S+ ?(%S*) ?(%S*)$')
+  valid = reaches(last_of)
+  if not valid and from ~= '' then
+    local from_ms, from_s = numbers(from)
+    valid = asked_ms >= from_ms and asked_s >= from_s and reaches(upto)
+  end
+end
 if not valid then return {'reset', epoch, last, now} end
 
 -- Heads live for three times the retention, less half of one for clocks on either side: of what was appended before this, a topic
 -- without a head may have had events. That matters only for what came after the place; and where the journal still has the entry
 -- right behind that, which `s` tells, all that came is no older than this entry.
 local horizon = now_ms - 2 * tonumber(ARGV[6])
-local function numbers(id)
-  local ms, s = string.match(id, '(%d+)-(%d+)')
-  return tonumber(ms), tonumber(s)
-end
 local untraced = false
-local asked_ms, asked_s = numbers(id_asked)
 local _, last_s = numbers(last)
 if epoch_asked ~= '0' and asked_ms < horizon and asked_s < last_s then
   local next_entry = redis.call('XRANGE', KEYS[2], '(' .. id_asked, '+', 'COUNT', 1)[1]

@@ -7,7 +7,11 @@ server 2 ms an event at 1,000 topics. The price is that each process reads every
 `s` is dense, so the next entry must have `s + 1`. Where it hasn't, or where the place isn't in the journal's history any
 more (a failover, a lost log), the hub starts again at the journal's last place, and every reader finds out from its own
 place what it has missed. Whether the place is still valid is asked at each empty block, and at an entry of another epoch:
-after a lost log, `s + 1` may come from the new one.
+after a lost log, `s + 1` may come from the new one. At an empty block it is also asked whether the place is the end: entries that
+were trimmed before they were read are missing, though nothing comes that would tell.
+
+A tail also remembers how far it had been in each epoch, since nobody else can tell that an older copy has come into a server's one
+life. It ends the epoch then: soon the copy has as many events as there were, and lost places would look like its own.
 
 This is the only module that knows how events reach the hub.
 """
@@ -33,6 +37,7 @@ BATCH_BYTES = CHUNK_BYTES  # a batch aims at this, by the size of the events bef
 PACE_S = 0.02  # the longest that it waits for the sends of its last batch
 PACE_STEP_S = 0.001
 BACKOFF_S = (0.05, 2.0)
+EPOCHS_MAX = 100  # that a tail remembers
 
 logger = logging.getLogger("relay")
 
@@ -68,6 +73,7 @@ class Tail:
         self.lag_ms: int | None = None
         self.restarts = 0
         self.tried = asyncio.Event()  # set once the log has been reached, or found to be away
+        self._left: dict[str, Place] = {}  # by epoch, how far it had been when it had to begin anew
         self._started = False
         self._most = BATCH_EVENTS_MAX
 
@@ -124,6 +130,11 @@ class Tail:
             read = await self.log.look(self.shard, place)
             if read.reset:
                 return await self._restart("its place is not in the log any more")
+            if not events and read.end != place:
+                # What came since the block, up to this look, is there to be read.
+                events = await self.log.follow(self.shard, place, self._most, 1)
+                if not events:
+                    return await self._restart("what came after its place is gone")
         if not events:
             return self.hub.idle(self.shard)
         if [event.place.s for event in events] != list(range(place.s + 1, place.s + 1 + len(events))):
@@ -139,9 +150,20 @@ class Tail:
 
     async def _restart(self, why: str) -> None:
         logger.warning("the tail starts again at the journal's end: %s", why, extra={"shard": self.shard})
+        self._remember(self.hub.rings[self.shard].place)
+        end = (await self.log.look(self.shard, EARLIEST)).end
+        known = self._left.get(end.epoch)
+        if known and await self.log.end_rewound(self.shard, known):
+            logger.warning("an older copy of the log is in its place: its epoch is ended", extra={"shard": self.shard})
         self.hub.restart(self.shard, await self._find_end())
         self.restarts += 1
         self.observer.restarted()
+
+    def _remember(self, place: Place) -> None:
+        known = self._left.pop(place.epoch, place)
+        self._left[place.epoch] = max(known, place, key=Place.at)
+        while len(self._left) > EPOCHS_MAX:
+            del self._left[next(iter(self._left))]
 
     async def _pace(self, unfinished: list[Reader]) -> None:
         """Waits until most have taken the batch: under load batches grow instead of channels filling up.

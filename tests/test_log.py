@@ -78,3 +78,48 @@ async def test_a_server_without_memory_for_events_is_met_too(server: Valkey, log
         assert (await log.look(0, EARLIEST)).end.epoch != EARLIEST.epoch
     finally:
         server.ask("CONFIG", "SET", "maxmemory", 0)
+
+
+# An older copy in one life of the server: where a tail had been, where the copy ends, and how far it has gone on since, by count,
+# all in one epoch.
+BEGAN_MS = 1_800_000_000_000
+SINCE_MS = BEGAN_MS + 60_000
+REWOUND = {
+    "nothing came since": (8, 3, 3),
+    "less came since than was lost": (8, 3, 5),
+    "more came since than was lost": (8, 3, 12),
+    "all was lost": (8, 0, 9),
+}
+
+
+@pytest.mark.parametrize(("known", "copied", "last"), REWOUND.values(), ids=REWOUND)
+async def test_places_that_an_older_copy_has_lost_are_told_from_its_own(
+    server: Valkey, log: Log, known: int, copied: int, last: int
+) -> None:
+    epoch = (await log.look(0, EARLIEST)).end.epoch
+    ids = [(BEGAN_MS + s, s) for s in range(1, copied + 1)] + [(SINCE_MS + s, s) for s in range(copied + 1, last + 1)]
+    server.ask("HSET", "{relay:0}:shard", "s", last, "last", f"{ids[-1][0]}-{last}")
+    for ms, s in ids:
+        server.ask("XADD", "{relay:0}:journal", f"{ms}-{s}", "t", "a/b/c")
+    assert await log.end_rewound(0, Place(epoch, BEGAN_MS + known, known))
+    assert not await log.end_rewound(0, Place(epoch, BEGAN_MS + known, known)), "it has ended already"
+
+    async def good(began_ms: int) -> list[int]:
+        reads = {s: await log.look(0, Place(epoch, began_ms + s, s)) for s in range(1, 15)}
+        return [s for s, read in reads.items() if not read.reset]
+
+    assert await good(BEGAN_MS) == list(range(1, copied + 1))
+    assert await good(SINCE_MS) == list(range(copied + 1, last + 1))
+    end = (await log.look(0, EARLIEST)).end
+    assert (end.epoch != epoch, end.at()) == (True, ids[-1])
+    assert not (await log.look(0, end)).reset
+
+
+async def test_an_epoch_goes_on_whose_log_is_what_was_known(server: Valkey, log: Log) -> None:
+    end = (await log.look(0, EARLIEST)).end
+    server.ask("HSET", "{relay:0}:shard", "s", 5, "last", f"{end.ms + 5}-5")
+    server.ask("XADD", "{relay:0}:journal", f"{end.ms + 5}-5", "t", "a/b/c")
+    for s in range(6):  # what was between was trimmed
+        assert not await log.end_rewound(0, Place(end.epoch, end.ms + s, s))
+    assert not await log.end_rewound(0, Place("another", end.ms + 9, 9))
+    assert (await log.look(0, EARLIEST)).end.epoch == end.epoch

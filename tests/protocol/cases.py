@@ -17,6 +17,12 @@ class Publish(msgspec.Struct, frozen=True):
     by: str = "first"  # the relay that takes it: `first`, or `second`, which keeps 5 events of a topic
 
 
+class PublishUnread(msgspec.Struct, frozen=True):
+    """Events that are gone from the journal before any tail has read them, as where somebody empties it while a relay stands still."""
+
+    events: str
+
+
 class Gap(msgspec.Struct, frozen=True):
     topic: str
     lost: int | None
@@ -114,6 +120,16 @@ class Flush(msgspec.Struct, frozen=True):
     quiet: bool = False
 
 
+class Copy(msgspec.Struct, frozen=True):
+    """A copy is made of all that the server holds."""
+
+
+class Restore(msgspec.Struct, frozen=True):
+    """The copy comes into the same server, which goes on living. `emptied`: which was seen to be empty before."""
+
+    emptied: bool = False
+
+
 class Restart(msgspec.Struct, frozen=True):
     """The first relay is killed and started again; what `meanwhile` says is published to the second one in between."""
 
@@ -122,6 +138,7 @@ class Restart(msgspec.Struct, frozen=True):
 
 Step = (
     Publish
+    | PublishUnread
     | Read
     | ReadSome
     | Glimpse
@@ -137,6 +154,8 @@ Step = (
     | Quiet
     | DropRings
     | Flush
+    | Copy
+    | Restore
     | Restart
 )
 
@@ -227,6 +246,15 @@ CASES = [
         Read("A3 A4 A5"),
     ),
     case("an answer that got lost is given again", Read(resume="new"), Cut(), Publish("A A"), LoseAnswer(), LoseAnswer(), Read("A1 A2")),
+    case(
+        "a journal that was emptied before it was read",
+        FROM_EARLIEST,
+        Publish("A"),
+        Read("A1"),
+        PublishUnread("A A"),
+        Read("A2 A3"),
+        shards=BOTH,
+    ),
     # Gaps
     case(
         "a gap is told with its size",
@@ -841,6 +869,59 @@ CASES = [
         Publish("A", key="one"),
         Cut(),
         Read("A2", "reset", (Gap("A", None, 2),)),
+    ),
+    case(
+        "an older copy comes into the server's one life",
+        FROM_EARLIEST,
+        Publish("A A A"),
+        Copy(),
+        Publish("A A"),
+        Read("A1 A2 A3 A4 A5"),
+        Cut(),
+        Restore(),
+        Publish("A A A A"),
+        Read("A1 A2 A3 A6 A7 A8 A9", "reset", (Gap("A", None, 1),)),
+        Cut(),
+        Publish("A"),
+        Read("A10"),
+        shards=BOTH,
+    ),
+    case(
+        "an older copy comes under an open stream",
+        FROM_EARLIEST,
+        Publish("A A A"),
+        Copy(),
+        Publish("A A"),
+        Read("A1 A2 A3 A4 A5"),
+        Restore(),
+        Read("A1 A2 A3", "reset", (Gap("A", None, 1),)),
+        Publish("A A A"),
+        Read("A6 A7 A8"),
+        shards=BOTH,
+    ),
+    case(
+        "an older copy comes into a server that was emptied before",
+        FROM_EARLIEST,
+        Publish("A A A"),
+        Copy(),
+        Publish("A A"),
+        Read("A1 A2 A3 A4 A5"),
+        Cut(),
+        Restore(emptied=True),
+        Publish("A A A A"),
+        Read("A1 A2 A3 A6 A7 A8 A9", "reset", (Gap("A", None, 1),)),
+    ),
+    case(
+        "what an older copy has is not lost",
+        FROM_EARLIEST,
+        Publish("A A A"),
+        Read("A1 A2 A3"),
+        Cut(),
+        Copy(),
+        Publish("A A"),
+        Restore(),
+        Publish("A"),
+        Read("A6"),
     ),
     case("a cursor of another log", Ask(start="nosuchlog.1795486597000-90117"), Publish("A"), Read("A1", "reset", (Gap("A", None, 1),))),
     # Shards

@@ -83,6 +83,8 @@ async def act(step: Step, client: Client, door: Door) -> None:
         case cases.Publish(events, key, duplicate, by):
             relay = scene.world.first if by == "first" else scene.world.second
             await scene.publish(relay, events, key, duplicate)
+        case cases.PublishUnread(events):
+            await scene.publish_unread(events)
         case Read():
             got = await door.read(client, step)
             got.labels[:0], client.glimpsed = client.glimpsed, []
@@ -125,6 +127,10 @@ async def act(step: Step, client: Client, door: Door) -> None:
             await scene.drop_rings()
         case cases.Flush(topic, quiet):
             await scene.flush(topic, quiet)
+        case cases.Copy():
+            await scene.copy()
+        case cases.Restore(emptied):
+            await scene.restore(emptied)
         case cases.Restart(meanwhile):
             scene.world.first.kill()
             if meanwhile:

@@ -20,7 +20,8 @@ import msgspec
 import valkey.asyncio
 
 from relay.cursor import parse_cursor
-from relay.log import shard_of
+from relay.event import Retention
+from relay.log import APPEND, NewEvent, open_log, read_answer, shard_of
 from relay.query import SEALED, VERSIONS
 from tests.servers import SEAL_KEY, Relay, Valkey, free_port, token, wait_until_listening
 from tests.streams import CODINGS, Stream, open_stream
@@ -122,6 +123,8 @@ class Scene:
     by_id: dict[str, Record] = field(default_factory=dict)
     by_key: dict[str, Record] = field(default_factory=dict)
     strangers: AsyncExitStack = field(default_factory=AsyncExitStack)  # streams that stay open beside the client
+    copied: dict[bytes, bytes] = field(default_factory=dict)
+    copied_records: dict[str, Record] = field(default_factory=dict)
 
     def topic(self, letter: str) -> str:
         """Letters go round the shards: A is in the first one, B in the second."""
@@ -175,6 +178,21 @@ class Scene:
             if key:
                 self.by_key[key] = record
 
+    async def publish_unread(self, letters: str) -> None:
+        keeps = Retention(RETENTION_MS, 10_000, 100_000, RETENTION_MS)
+        async with open_log(self.world.valkey.url, self.world.shards, keeps) as log:
+            for letter in letters.split():
+                label = f"{letter}{len(self.records.setdefault(letter, [])) + 1}"
+                event, shard = NewEvent(self.topic(letter), "update", json.dumps(label).encode()), self.shard(letter)
+                keys, arguments = log.packed(shard, [event])
+                async with self.valkey.pipeline(transaction=True) as pipe:
+                    pipe.execute_command("EVAL", APPEND.text, len(keys), *keys, *arguments)
+                    pipe.xtrim(f"{{relay:{shard}}}:journal", maxlen=0, approximate=False)
+                    ((answer,), _) = await pipe.execute()
+                appended = read_answer(event, shard, answer).event
+                self.records[letter].append(Record(label, appended.cursor(shard), appended.n, "update", label))
+                self.by_id[appended.cursor(shard)] = self.records[letter][-1]
+
     async def _post(self, relay: Relay, items: list[dict[str, Any]], key: str | None) -> list[dict[str, Any]]:
         if len(items) > 1:
             answer = await self.http.post(f"{relay.url}/stream/publish", json=items)
@@ -220,6 +238,23 @@ class Scene:
         if not quiet:
             await self._fill(lost)
         await self._restarted(before, len(lost))
+
+    async def copy(self) -> None:
+        self.copied = {key: await self.valkey.dump(key) async for key in self.valkey.scan_iter("{relay:*", count=1000)}
+        self.copied_records = dict(self.by_id)
+
+    async def restore(self, emptied: bool) -> None:
+        if emptied:
+            await self.flush("", quiet=True)
+        before = [await self._restarts(relay) for relay in self.world.relays()]
+        async with self.valkey.pipeline(transaction=True) as pipe:
+            pipe.flushall()
+            for key, value in self.copied.items():
+                pipe.restore(key, 0, value)
+            await pipe.execute()
+        self.by_id = dict(self.copied_records)
+        self.by_key.clear()
+        await self._restarted(before, 1)
 
     async def _fill(self, shards: Iterable[int]) -> None:
         """An event in each of these shards that is of no topic of the case."""

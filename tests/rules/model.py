@@ -9,16 +9,17 @@ Append     One script: a known idempotency key gets its first answer; else the e
 Place      An epoch and an id in a shard's journal. Two places are equal only if both are. A cursor is a place for each shard, and
            on a single topic its number there, which counts for that topic only. A shard that it doesn't name starts at now.
 Reset      An epoch begins at the first contact with a shard, so that its end is a place even where nothing was ever published: the
-           earliest is no end. It ends when the log finds itself on another server, or in another life of one. A place is valid if
-           its epoch is the present one and its id isn't beyond the last, or if it isn't beyond where its past epoch was closed.
-           Else everything starts over, in all shards of that stream or page.
+           earliest is no end. It ends when the log finds itself on another server, or in another life of one; and when a tail sees
+           the count go back within it, since an older copy may come into a server's one life. A place is valid if its epoch is the
+           present one and neither its time nor its count is beyond the last, or beyond where its past epoch was closed. Else
+           everything starts over, in all shards of that stream or page.
 Gap        After a place, what is read of a topic is complete exactly if the first entry's `p` isn't beyond the place (with no
            entry: the topic's last id). Else a gap is told, with the number lost where numbers of one life allow it. A topic's
            head outlives its events, but not for ever: a cursor that is older than heads live for certain is told a gap of unknown
            size; unless nothing came after it, or the journal still has the entry right behind it, which is younger than that.
 Tail       One reader per shard and process goes on from the end, read once, by its own place. It expects the next `s`; at an empty
-           block and at an entry of another epoch it asks whether its place is valid. If something is wrong it goes to the end
-           with an empty ring, and every reader finds out for itself.
+           block and at an entry of another epoch it asks whether its place is valid, and at an empty block whether it is the end.
+           If something is wrong it goes to the end with an empty ring, and every reader finds out for itself.
 Audiences  Readers with the same topics and filter get one chunk per batch, all their topics in journal order.
 Live       A reader is live (its place equals the hub's) or behind (it has its own); it joins behind. Who is behind goes on by its
            own place: from the ring if that is an entry of it or the one just before, else from the log. Who has read the log to
@@ -64,6 +65,7 @@ FAULTS = {
     "number-of-another-topic": "Place: the cursor's number is taken for whatever topic is asked",
     "any-epoch": "Reset: a place is valid if its id isn't beyond the last one",
     "present-epoch-only": "Reset: a place in a past epoch isn't valid",
+    "rewound-epoch-goes-on": "Reset: an older copy of the log that comes into a server's one life goes on with its epoch",
     "one-shard-resets": "Reset: the other shards stay where they are",
     "p-unread": "Gap: nobody looks at what came before the first entry",
     "lost-across-lives": "Gap: numbers of two lives of a topic are subtracted",
@@ -75,6 +77,7 @@ FAULTS = {
     "tail-uncounted": "Tail: it doesn't expect the next `s`",
     "tail-place-unchecked": "Tail: it never asks whether its place is valid",
     "tail-epoch-unchecked": "Tail: it asks at empty blocks only, not at an entry of another epoch",
+    "tail-end-unchecked": "Tail: where nothing comes, it never asks whether its place is the end",
     "return-keeps-live": "Tail: when it goes to the end, who is live stays so",
     "return-keeps-ring": "Tail: when it goes to the end, the ring stays",
     "topic-by-topic": "Audiences: a chunk has one topic after the other",
@@ -359,10 +362,15 @@ class Log:
         if place == EARLIEST:
             return True
         if place.epoch == self.epoch or "any-epoch" in self.env.faults:
-            return place.id <= self.last
+            return within(place.id, self.last)
         if "present-epoch-only" in self.env.faults or place.epoch not in self.closed:
             return False
-        return place.id <= self.closed[place.epoch][0]
+        return within(place.id, self.closed[place.epoch][0])
+
+    def end_rewound(self, now: int, replid: int, known: Place) -> None:
+        """Ends the epoch in which the log had been further, up to a place that somebody knows."""
+        if known.epoch == self.epoch and not within(known.id, self.last) and "rewound-epoch-goes-on" not in self.env.faults:
+            self._open_epoch(now, replid)
 
     def read(self, now: int, place: Place, n: int | None, topics: str, most: int, anew: bool = False) -> Read | None:
         """Up to `most` entries of each topic after a place, or None for a reset. `n` is the cursor's number, if it has one.
@@ -434,6 +442,11 @@ class Log:
         return events[-1].n if events and len(topics) == 1 else n
 
 
+def within(id: Id, last: Id) -> bool:
+    """Whether an id is no later than the last one of the same epoch, in which both its time and its count only grow."""
+    return id[0] <= last[0] and id[1] <= last[1]
+
+
 class Shard:
     """A log and the server that it is on now: its clock and its `master_replid`."""
 
@@ -477,6 +490,13 @@ class Shard:
         self._now_holds(self.replica)
         self.restart(clock_off_ms)
 
+    def end_rewound(self, known: Place) -> None:
+        self.log.end_rewound(self.now(), self.replid, known)
+
+    def rewind(self) -> None:
+        """An older copy comes into the server's one life, as where a machine goes on from a snapshot."""
+        self._now_holds(self.replica)
+
     def flush(self) -> None:
         """FLUSHALL: everything is gone, and the server is still the same."""
         self._now_holds(Log(self.env))
@@ -504,6 +524,7 @@ class Hub:
         self.base = self.place  # just before the ring
         self.ring: tuple[Event, ...] = ()
         self.numbers: dict[str, int] = {}  # by topic, at this place, where it is known
+        self.left: dict[int, Place] = {}  # by epoch, how far it had been when it went to the end
         self.steps = 0
 
     def step(self, most: int) -> None:
@@ -523,6 +544,8 @@ class Hub:
         """
         if batch and batch[0].place.id[1] != self.place.id[1] + 1 and "tail-uncounted" not in self.faults:
             return True
+        if not batch and self.place != self.shard.end() and "tail-end-unchecked" not in self.faults:
+            return True
         doubtful = not batch or (batch[0].place.epoch != self.place.epoch and "tail-epoch-unchecked" not in self.faults)
         return doubtful and not self.shard.log.valid(self.place) and "tail-place-unchecked" not in self.faults
 
@@ -531,7 +554,12 @@ class Hub:
         if "return-keeps-live" not in self.faults:
             for stream in self.process.live(self.shard.number):
                 stream.live = False
+        if self.place.epoch not in self.left or within(self.left[self.place.epoch].id, self.place.id):
+            self.left[self.place.epoch] = self.place
         self.place = self.shard.end()
+        if self.place.epoch in self.left:
+            self.shard.end_rewound(self.left[self.place.epoch])
+            self.place = self.shard.end()
         if "return-keeps-ring" not in self.faults:
             self.base, self.ring = self.place, ()
 

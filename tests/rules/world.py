@@ -142,6 +142,12 @@ class Flush(NamedTuple):
     shard: int
 
 
+class Rewind(NamedTuple):
+    """An older copy of the log comes into a server that goes on. The tails had read all, and look before anything is appended."""
+
+    shard: int
+
+
 class Lose(NamedTuple):
     """The server comes back with an empty disk."""
 
@@ -151,7 +157,7 @@ class Lose(NamedTuple):
 
 Operation = (
     Publish | Tail | Step | Take | Connect | Cut | Poll | Choose | Claim | Heartbeat | Close | Drain | Kill
-    | Wait | Replicate | Restart | Failover | Flush | Lose
+    | Wait | Replicate | Restart | Failover | Flush | Rewind | Lose
 )  # fmt: skip
 Answer = Appended | Page | Sequence[Frame] | None
 
@@ -172,7 +178,7 @@ class World:
 
     def do(self, operation: Operation) -> Answer:
         answer = self._do(operation)
-        if isinstance(operation, Wait | Restart | Failover | Flush | Lose):
+        if isinstance(operation, Wait | Restart | Failover | Flush | Rewind | Lose):
             self._expire()
         return answer
 
@@ -249,7 +255,7 @@ class World:
                 leave(client)
         self.processes[process] = Process(self.env, self.shards)
 
-    def _do_to_shard(self, operation: Replicate | Restart | Failover | Flush | Lose) -> None:
+    def _do_to_shard(self, operation: Replicate | Restart | Failover | Flush | Rewind | Lose) -> None:
         shard = self.shards[operation.shard]
         match operation:
             case Replicate():
@@ -260,8 +266,16 @@ class World:
                 shard.failover(clock_off_ms)
             case Flush():
                 shard.flush()
+            case Rewind(number):
+                self._tails_look(number)
+                shard.rewind()
+                self._tails_look(number)
             case Lose(_, clock_off_ms):
                 shard.lose(clock_off_ms)
+
+    def _tails_look(self, shard: int) -> None:
+        for process in self.processes:
+            process.hubs[shard].step(1000)
 
     def _publish(self, draft: Draft) -> Appended:
         shard = self.shards[self.shape.shard_of(draft.topic)]
@@ -396,6 +410,7 @@ DISASTERS: dict[Make, int] = {
     lambda s, d: (Failover(a_shard(s, d), d.pick(CLOCKS_OFF_MS)),): 4,
     lambda s, d: (Restart(a_shard(s, d), d.pick(CLOCKS_OFF_MS)),): 2,
     lambda s, d: (Flush(a_shard(s, d)),): 2,
+    lambda s, d: (Rewind(a_shard(s, d)),): 2,
     lambda s, d: (Lose(a_shard(s, d), d.pick(CLOCKS_OFF_MS)),): 2,
 }
 """What may happen, each as often as its weight says."""
