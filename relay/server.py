@@ -54,6 +54,7 @@ def serve(settings: Settings) -> None:
         logger.info("Edge Relay %s listens on http://%s:%d", relay.__version__, settings.host, settings.port)
         launcher = server(settings)
         threading.Thread(target=pass_hangups_on, args=(launcher,), daemon=True).start()
+        wake_at_signals(launcher)
         launcher.serve()
 
 
@@ -107,6 +108,22 @@ def pass_hangups_on(launcher: MPServer) -> None:
                 os.kill(worker.inner.pid, signal.SIGHUP)
             except (ProcessLookupError, TypeError):  # it has ended, or has yet to begin; whoever begins reads the file anyway
                 pass
+
+
+def wake_at_signals(launcher: MPServer) -> None:
+    """Python runs a signal's handler in the main thread, as soon as that does something. The launcher's waits without an end, which a
+    signal interrupts that the kernel gives to it. But one that comes while the process is stopped (Ctrl-Z; systemd sends SIGCONT
+    right behind its SIGTERM) is given to any thread, and would be kept there for ever. Whichever thread gets it, Python writes here."""
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a worker's signals are its own
+
+    def wake() -> None:
+        while os.read(told, 1):
+            launcher.main_loop_interrupt.set()
+
+    threading.Thread(target=wake, daemon=True).start()
 
 
 async def check_log(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -55,6 +56,17 @@ def test_a_relay_that_is_stopped_says_bye_with_the_streams_place(
         assert {json.loads(line)["service"] for line in lines} == {"STREAM"}
     else:
         assert [line for line in lines if not line.startswith("[STREAM")] == []
+
+
+def test_a_relay_that_was_stopped_by_the_terminal_ends_once_it_goes_on(tmp_path: Path, valkey: Valkey) -> None:
+    relay = Relay(tmp_path, valkey.url, SLOW_STOP)
+    with asking(relay):
+        assert relay.process
+        relay.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, relay.process.pid, os.WSTOPPED)  # until it stands still
+        relay.process.send_signal(signal.SIGTERM)
+        relay.process.send_signal(signal.SIGCONT)
+        assert relay.process.wait(LIMIT_S) == 0
 
 
 def test_a_poll_that_waits_is_answered_when_the_relay_stops(tmp_path: Path, valkey: Valkey) -> None:
