@@ -797,6 +797,17 @@ CASES = [
         shards=BOTH,
     ),
     case(
+        "now on a shard that has nothing yet goes on where it was",
+        Flush(quiet=True),
+        Glimpse("new"),
+        Publish("A A"),
+        Read("A1 A2"),
+        Cut(),
+        Publish("A"),
+        Read("A3"),
+        shards=BOTH,
+    ),
+    case(
         "a cut after the hello of a reset",
         FROM_EARLIEST,
         Publish("A"),
