@@ -224,7 +224,7 @@ class Log:
             arguments.append(f"{start[0]}-{start[1]}" if start and start > place.at() else "")
         async with self.servers.of(shard) as server:
             answer = await READ.call(server, keys, arguments)
-            if answer[0] == b"new":
+            while answer[0] == b"new":  # and again where the log is lost between the two
                 await CONTACT.call(server, keys[:1], [new_epoch()])
                 answer = await READ.call(server, keys, arguments)
         end = Place(answer[1].decode(), *parse_id(answer[2]))
