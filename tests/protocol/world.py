@@ -302,7 +302,13 @@ class Scene:
         async with asyncio.timeout(LIMIT_S):
             for relay, restarts in zip(self.world.relays(), before, strict=True):
                 while await self._restarts(relay) < restarts + more:
-                    pass
+                    await self._end_blocks()
+
+    async def _end_blocks(self) -> None:
+        """Has the tails, which block for a second, look now. Whoever else blocks is told that nothing came, and asks again."""
+        for client in await self.valkey.client_list():
+            if "b" in client["flags"]:
+                await self.valkey.client_unblock(client["id"])
 
     async def begins_to_wait(self, poll: "asyncio.Task[Any]", url: str) -> bool:
         """Returns when it waits at this server. False: it was answered before that was seen."""
