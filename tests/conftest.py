@@ -40,7 +40,10 @@ LONG = ("updates", "infra", "faults", "browser", "protocol")
 # What can only be shown with load, long waits or a real browser.
 SLOW = ("faults", "browser", "infra")
 # What starts servers of its own, or waits: not before each commit.
-MODULES_LONG = ("promise", "checks", "cli", "clients", "demo", "entitlement", "http_refusals", "jwks", "rates", "revocation", "tickets")
+MODULES_LONG = {
+    *("promise", "checks", "cli", "clients", "demo", "entitlement", "http_live", "http_refusals", "http_status", "jwks", "rates"),
+    *("revocation", "serve", "tickets"),
+}
 FOLDERS_LONG = ("bench", "hostile", "updates")
 FOLDER, LEFT = pytest.StashKey[Path](), pytest.StashKey[list[str]]()
 

@@ -16,7 +16,7 @@ from tests.needs import need
 from tests.servers import Relay, token, topic
 from tests.waiting import LIMIT_S, wait_for
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 SILENT = 1000
 

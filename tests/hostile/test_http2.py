@@ -17,7 +17,7 @@ from tests.hostile.raw import Raw, connect
 from tests.servers import Relay, token, topic
 from tests.waiting import LIMIT_S, wait_for
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
