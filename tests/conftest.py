@@ -42,7 +42,7 @@ SLOW = ("faults", "browser", "infra")
 # What starts servers of its own, or waits: not before each commit.
 MODULES_LONG = {
     *("promise", "checks", "cli", "clients", "demo", "entitlement", "http_live", "http_refusals", "http_status", "jwks", "rates"),
-    *("revocation", "serve", "tickets"),
+    *("embedded", "openapi", "real_input", "revocation", "serve", "tickets"),
 }
 FOLDERS_LONG = ("bench", "hostile", "updates")
 FOLDER, LEFT = pytest.StashKey[Path](), pytest.StashKey[list[str]]()
